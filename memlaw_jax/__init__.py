@@ -1,0 +1,1 @@
+"""How much can a LoRA adapter remember word for word?"""

@@ -1,0 +1,100 @@
+"""The decoder: one Linen module with scanned layers, and pure functions that run any part of it.
+
+`params` holds `embed_tokens`, `layers` (every leaf stacked over layers), `norm`, and `lm_head` unless tied.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from memlaw_jax.models.config import DecoderConfig
+from memlaw_jax.models.layers import KERNEL_INIT, Block, RmsNorm
+
+Params = dict[str, Any]
+
+
+def layer_stack(config: DecoderConfig, length: int, name: str | None = None) -> nn.Module:
+    """`length` blocks as one scan: traced and compiled once, however deep the model is."""
+    scanned = nn.scan(
+        Block,
+        variable_axes={"params": 0, "lora": 0},
+        split_rngs={"params": True},
+        in_axes=(nn.broadcast, nn.broadcast),
+        length=length,
+    )
+    return scanned(config, name=name)
+
+
+class Decoder(nn.Module):
+    """Tokens to logits, without an adapter; `init` makes the frozen parameters."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(
+        self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"] | None = None,
+        valid: Bool[Array, "B T"] | None = None,
+    ) -> Float[Array, "B T V"]:  # fmt: skip
+        cfg = self.config
+        embedding = nn.Embed(cfg.vocab_size, cfg.hidden_size, embedding_init=KERNEL_INIT, name="embed_tokens")
+        positions = default_positions(tokens) if positions is None else positions
+        hidden, _ = layer_stack(cfg, cfg.num_layers, "layers")(embedding(tokens), positions, valid)
+        hidden = RmsNorm(cfg.rms_norm_eps, name="norm")(hidden)
+        if cfg.tie_word_embeddings:
+            return embedding.attend(hidden).astype(jnp.float32)
+        return nn.Dense(cfg.vocab_size, use_bias=False, kernel_init=KERNEL_INIT, name="lm_head")(hidden).astype(
+            jnp.float32
+        )
+
+
+def default_positions(tokens: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """0, 1, 2, … in every row."""
+    return jnp.broadcast_to(jnp.arange(tokens.shape[-1]), tokens.shape)
+
+
+def embed(params: Params, tokens: Int[Array, "B T"], dtype: Any = None) -> Float[Array, "B T D"]:
+    """Token embeddings, in `dtype` (None: as stored)."""
+    table = params["embed_tokens"]["embedding"]
+    return jnp.take(table, tokens, axis=0).astype(dtype or table.dtype)
+
+
+def run_layers(
+    config: DecoderConfig,
+    layers: Params,
+    hidden: Float[Array, "B T D"],
+    positions: Int[Array, "B T"],
+    valid: Bool[Array, "B T"] | None = None,
+    lora: Params | None = None,
+) -> Float[Array, "B T D"]:
+    """Runs the blocks whose stacked weights are `layers`; `lora`, where given, is stacked over the same blocks."""
+    length = jax.tree.leaves(layers)[0].shape[0]
+    variables = {"params": layers} | ({"lora": lora} if lora else {})
+    return layer_stack(config, length).apply(variables, hidden, positions, valid)[0]
+
+
+def take_layers(layers: Params, start: int, stop: int) -> Params:
+    """Blocks `start … stop − 1` of a stack. Under jit this copies: call it outside, once."""
+    return jax.tree.map(lambda leaf: leaf[start:stop], layers)
+
+
+def final_norm(config: DecoderConfig, params: Params, hidden: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    """The norm before the head."""
+    return RmsNorm(config.rms_norm_eps).apply({"params": params["norm"]}, hidden)
+
+
+def head_kernel(config: DecoderConfig, params: Params) -> Float[Array, "D V"]:
+    """The output head's matrix, tied or not."""
+    return params["embed_tokens"]["embedding"].T if config.tie_word_embeddings else params["lm_head"]["kernel"]
+
+
+def head_logits(
+    config: DecoderConfig, params: Params, hidden: Float[Array, "*B D"]
+) -> Float[Array, "*B V"]:
+    """Float32 logits of normalised hidden states."""
+    kernel = head_kernel(config, params)
+    return jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)

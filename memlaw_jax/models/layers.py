@@ -1,0 +1,125 @@
+"""The parts of one decoder block. Variables: frozen weights in `params`, the adapter in `lora`.
+
+Names below are the Hugging Face names, so that a checkpoint tensor, a LoRA target and a Linen path read the same.
+Norms and softmax are computed in float32, products in the dtype of the hidden states.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from memlaw_jax.models.config import DecoderConfig
+from memlaw_jax.models.rope import rotate
+
+KERNEL_INIT = nn.initializers.normal(0.02)
+
+
+def low_rank(module: nn.Module, x: Float[Array, "*B d_in"]) -> Float[Array, "*B d_out"] | float:
+    """x·A·B with the module's own A `[d_in, R]` and B `[R, d_out]`; zero where the adapter has none for it.
+
+    Alpha is folded into B by the caller (`models.lora.scaled`), so a module knows nothing of scaling.
+    """
+    if not module.has_variable("lora", "a"):
+        return 0.0
+    a, b = module.get_variable("lora", "a"), module.get_variable("lora", "b")
+    return (x @ a.astype(x.dtype)) @ b.astype(x.dtype)
+
+
+class RmsNorm(nn.Module):
+    """Root-mean-square normalisation over the last axis (Zhang & Sennrich 2019)."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+        return wide.astype(x.dtype) * scale.astype(x.dtype)
+
+
+class LoraDense(nn.Module):
+    """A frozen linear layer with an optional low-rank bypass (Hu et al. 2021, equation 3)."""
+
+    features: int
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B d_in"]) -> Float[Array, "*B d_out"]:
+        kernel = self.param("kernel", KERNEL_INIT, (x.shape[-1], self.features))
+        y = x @ kernel.astype(x.dtype)
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
+        return y + low_rank(self, x)
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention, with per-head q/k norm (Qwen3), biases (Qwen2) or a window (Mistral)."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], valid: Bool[Array, "B T"] | None = None
+    ) -> Float[Array, "B T D"]:
+        cfg = self.config
+
+        def heads(name: str, count: int, norm: str) -> Float[Array, "B T H d"]:
+            y = LoraDense(count * cfg.head_dim, cfg.attention_bias, name=name)(x)
+            y = y.reshape(*x.shape[:-1], count, cfg.head_dim)
+            return RmsNorm(cfg.rms_norm_eps, name=norm)(y) if cfg.qk_norm and norm else y
+
+        q = rotate(heads("q_proj", cfg.num_heads, "q_norm"), positions, cfg)
+        k = rotate(heads("k_proj", cfg.num_kv_heads, "k_norm"), positions, cfg)
+        v = heads("v_proj", cfg.num_kv_heads, "")
+        mixed = jax.nn.dot_product_attention(
+            q,
+            k,
+            v,
+            is_causal=True,
+            mask=None if valid is None else valid[:, None, None, :],
+            # jax counts the keys to the left of the query, Hugging Face the window with the query in it
+            local_window_size=None if cfg.sliding_window is None else (cfg.sliding_window - 1, 0),
+            implementation="xla",
+        )
+        return LoraDense(cfg.hidden_size, name="o_proj")(mixed.reshape(*x.shape[:-1], -1))
+
+
+class Mlp(nn.Module):
+    """SwiGLU (Shazeer 2020), with the paper's low-rank bypass of the whole block as its own adapter."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        width = self.config.intermediate_size
+        gated = nn.silu(LoraDense(width, name="gate_proj")(x)) * LoraDense(width, name="up_proj")(x)
+        return LoraDense(self.config.hidden_size, name="down_proj")(gated) + low_rank(self, x)
+
+
+class Block(nn.Module):
+    """One pre-norm decoder block."""
+
+    config: DecoderConfig
+
+    def setup(self) -> None:
+        self.input_layernorm = RmsNorm(self.config.rms_norm_eps)
+        self.self_attn = Attention(self.config)
+        self.post_attention_layernorm = RmsNorm(self.config.rms_norm_eps)
+        self.mlp = Mlp(self.config)
+
+    def around_mlp(
+        self, hidden: Float[Array, "B T D"], positions: Int[Array, "B T"], valid: Bool[Array, "B T"] | None = None
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B T D"]]:
+        """`(the MLP's input, the block's output)`: all that an `mlp` bypass here needs of everything below it."""
+        hidden = hidden + self.self_attn(self.input_layernorm(hidden), positions, valid)
+        mlp_input = self.post_attention_layernorm(hidden)
+        return mlp_input, hidden + self.mlp(mlp_input)
+
+    def __call__(
+        self, hidden: Float[Array, "B T D"], positions: Int[Array, "B T"], valid: Bool[Array, "B T"] | None = None
+    ) -> tuple[Float[Array, "B T D"], None]:
+        return self.around_mlp(hidden, positions, valid)[1], None

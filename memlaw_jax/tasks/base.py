@@ -1,0 +1,58 @@
+"""What every task offers, and how a config makes one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from memlaw_jax.errors import UserError
+from memlaw_jax.tasks.encoding import Sample
+from memlaw_jax.tasks.long_context import LongContext
+from memlaw_jax.tasks.phonebook import PhoneBook
+from memlaw_jax.tasks.records_task import RecordsTask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Task(Protocol):
+    """Something to memorise, at any length."""
+
+    @property
+    def name(self) -> str:
+        """The kind, as in a config."""
+        ...
+
+    @property
+    def prefix_shared(self) -> bool:
+        """Whether a shorter length is a causal prefix of the longest, so that one forward pass serves all."""
+        ...
+
+    def fingerprint(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        """Stable hash of the content (not of its path) as this tokenizer encodes it."""
+        ...
+
+    def samples(
+        self, tokenizer: PreTrainedTokenizerBase, length: int | None, *, max_length: int | None = None
+    ) -> list[Sample]:
+        """Samples whose answers reach `length` tokens (None: everything), each at most `max_length` tokens long."""
+        ...
+
+
+KINDS: dict[str, type[PhoneBook] | type[LongContext] | type[RecordsTask]] = {
+    task.name: task for task in (PhoneBook, LongContext, RecordsTask)
+}
+
+
+def make_task(spec: Mapping[str, Any]) -> Task:
+    """The task of a config such as {"kind": "phonebook", "records": 100}; UserError names what is allowed."""
+    allowed = ", ".join(KINDS)
+    if not isinstance(spec, Mapping):
+        raise UserError(f"task is {spec!r}; give a mapping with `kind`, one of {allowed}.")
+    if "kind" not in spec:
+        raise UserError(f"task has no `kind`; give one of {allowed}.")
+    kind = spec["kind"]
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise UserError(f"task kind is {kind!r}; allowed are {allowed}.")
+    settings = {str(key): value for key, value in spec.items() if key != "kind"}
+    return KINDS[kind](**settings)
