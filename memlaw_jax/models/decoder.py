@@ -79,12 +79,14 @@ def run_layers(
 
 def take_layers(layers: Params, start: int, stop: int) -> Params:
     """Blocks `start … stop − 1` of a stack. Under jit this copies: call it outside, once."""
+    if start == 0 and stop == jax.tree.leaves(layers)[0].shape[0]:
+        return layers
     return jax.tree.map(lambda leaf: leaf[start:stop], layers)
 
 
-def final_norm(config: DecoderConfig, params: Params, hidden: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+def final_norm(config: DecoderConfig, norm: Params, hidden: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
     """The norm before the head."""
-    return RmsNorm(config.rms_norm_eps).apply({"params": params["norm"]}, hidden)
+    return RmsNorm(config.rms_norm_eps).apply({"params": norm}, hidden)
 
 
 def head_kernel(config: DecoderConfig, params: Params) -> Float[Array, "D V"]:
@@ -92,9 +94,6 @@ def head_kernel(config: DecoderConfig, params: Params) -> Float[Array, "D V"]:
     return params["embed_tokens"]["embedding"].T if config.tie_word_embeddings else params["lm_head"]["kernel"]
 
 
-def head_logits(
-    config: DecoderConfig, params: Params, hidden: Float[Array, "*B D"]
-) -> Float[Array, "*B V"]:
+def head_logits(kernel: Float[Array, "D V"], hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
     """Float32 logits of normalised hidden states."""
-    kernel = head_kernel(config, params)
     return jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)

@@ -15,7 +15,7 @@ from memlaw_jax.tasks.encoding import Encoder, Sample, special_ids
 from memlaw_jax.tasks.fingerprint import digest
 from memlaw_jax.tasks.length import check_length
 from memlaw_jax.tasks.records import read_text
-from memlaw_jax.tasks.spec import Count, PathText, Seed, task_settings
+from memlaw_jax.settings import Count, PathText, Seed, settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,7 +45,7 @@ def random_tokens(vocabulary: Sequence[int], tokens: int, seed: int) -> list[int
     return [vocabulary[int(stream.random() * len(vocabulary))] for _ in range(tokens)]
 
 
-@task_settings
+@settings
 class LongContext:
     """One target of n tokens, of which a length ℓ takes the first ℓ. Token ids throughout, never re-tokenised.
 
@@ -66,6 +66,7 @@ class LongContext:
     system: str | None = DEFAULT_SYSTEM
 
     name: ClassVar[str] = "long_context"
+    label: ClassVar[str] = "Task long_context"
     prefix_shared: ClassVar[bool] = True
 
     def fingerprint(self, tokenizer: PreTrainedTokenizerBase) -> str:

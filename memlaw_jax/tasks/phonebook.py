@@ -15,7 +15,7 @@ from memlaw_jax.tasks.fingerprint import digest, records_fingerprint
 from memlaw_jax.tasks.length import check_length, samples_up_to
 from memlaw_jax.tasks.names import FIRST_NAMES, LAST_NAMES
 from memlaw_jax.tasks.records import Record, read_records
-from memlaw_jax.tasks.spec import Count, PathText, Seed, task_settings
+from memlaw_jax.settings import Count, PathText, Seed, settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,7 +34,7 @@ def generate_phonebook(records: int, seed: int) -> list[Record]:
     return list(islice(_entries(seed), records))
 
 
-@task_settings
+@settings
 class PhoneBook:
     """A generated phone book, or the release's file of one.
 
@@ -51,6 +51,7 @@ class PhoneBook:
     system: str | None = DEFAULT_SYSTEM
 
     name: ClassVar[str] = "phonebook"
+    label: ClassVar[str] = "Task phonebook"
     prefix_shared: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

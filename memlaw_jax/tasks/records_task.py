@@ -13,7 +13,7 @@ from memlaw_jax.tasks.encoding import Encoder, Sample
 from memlaw_jax.tasks.fingerprint import records_fingerprint
 from memlaw_jax.tasks.length import samples_up_to
 from memlaw_jax.tasks.records import Record, make_records, read_records
-from memlaw_jax.tasks.spec import PathText, task_settings
+from memlaw_jax.settings import PathText, settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,7 +23,7 @@ def _as_records(value: Any) -> Any:
     return tuple(make_records(value)) if isinstance(value, list | tuple) else value
 
 
-@task_settings
+@settings
 class RecordsTask:
     """Records from a JSON Lines file (`path`), or given here (`records`: Records, mappings, or (query, target) pairs).
 
@@ -36,6 +36,7 @@ class RecordsTask:
     system: str | None = DEFAULT_SYSTEM
 
     name: ClassVar[str] = "records"
+    label: ClassVar[str] = "Task records"
     prefix_shared: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

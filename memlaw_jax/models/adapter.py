@@ -1,0 +1,86 @@
+"""A trained adapter as a value: its configuration and weights, saved as safetensors with a small JSON beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from memlaw_jax.errors import UserError
+from memlaw_jax.models.lora import AdapterWeights, LoraConfig
+
+if TYPE_CHECKING:
+    from memlaw_jax.models.base import Base
+
+WEIGHTS, META = "adapter.safetensors", "memlaw_adapter.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """Weights at their true rank, with what they belong to. `layers` are those of the base it was trained on."""
+
+    lora: LoraConfig
+    layers: tuple[int, ...]
+    weights: AdapterWeights = field(repr=False)
+    model: str
+    model_fingerprint: str
+
+    def check(self, base: Base) -> None:
+        """Refuses a base whose layers or widths this adapter does not fit."""
+        self.lora.check(base.config)
+        if self.lora.adapted_layers(base.config) != self.layers:
+            raise UserError(
+                f"the adapter belongs to layers {list(self.layers)} of {self.model}; {base.name} has other layers there."
+            )
+        for path, leaf in flatten_dict(self.weights).items():
+            d_in, d_out = base.config.linear_shape(path[-2])
+            width = leaf.shape[-2] if path[-1] == "a" else leaf.shape[-1]
+            if width != (d_in if path[-1] == "a" else d_out):
+                raise UserError(f"the adapter's {path[-2]} is {width} wide, which does not fit {base.name}.")
+
+    def save(self, directory: str | epath.PathLike) -> epath.Path:
+        """Writes the adapter; returns its directory."""
+        path = epath.Path(directory)
+        path.mkdir(parents=True, exist_ok=True)
+        tensors = {".".join(key): np.asarray(leaf) for key, leaf in flatten_dict(self.weights).items()}
+        meta = {
+            "format": FORMAT,
+            "lora": dataclasses.asdict(self.lora),
+            "layers": list(self.layers),
+            "model": self.model,
+            "model_fingerprint": self.model_fingerprint,
+        }
+        (path / WEIGHTS).write_bytes(save(tensors))
+        (path / META).write_text(json.dumps(meta, indent=2) + "\n")
+        return path
+
+
+def load_adapter(directory: str | epath.PathLike) -> Adapter:
+    """Reads what `Adapter.save` wrote."""
+    path = epath.Path(directory)
+    try:
+        meta: dict[str, Any] = json.loads((path / META).read_text())
+        tensors = load((path / WEIGHTS).read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} is no adapter directory: it lacks {META} or {WEIGHTS}.") from None
+    except (ValueError, SafetensorError) as error:
+        raise UserError(f"the adapter in {path} is corrupt ({error}).") from None
+    if meta.get("format") != FORMAT:
+        raise UserError(f"the adapter in {path} has format {meta.get('format')}, this version reads {FORMAT}.")
+    weights = unflatten_dict({tuple(key.split(".")): jnp.asarray(value) for key, value in tensors.items()})
+    return Adapter(
+        lora=LoraConfig(**meta["lora"]),
+        layers=tuple(meta["layers"]),
+        weights=weights,
+        model=meta["model"],
+        model_fingerprint=meta["model_fingerprint"],
+    )

@@ -1,0 +1,116 @@
+"""The frozen base model that adapters are trained on: configuration, weights and tokenizer in one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from jaxtyping import Array, Float, Int
+
+from memlaw_jax.errors import UserError
+from memlaw_jax.models.checkpoint import fingerprint, read_config, read_params
+from memlaw_jax.models.config import DecoderConfig
+from memlaw_jax.models.cut import Cut, frozen_features, run_upper, upper_weights
+from memlaw_jax.models.decoder import Decoder, Params, default_positions, head_kernel, head_logits
+from memlaw_jax.models.lora import scaled
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from memlaw_jax.models.adapter import Adapter
+
+EMBEDDED = "embedded"
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """A frozen decoder with its tokenizer. `fingerprint` tells checkpoints apart; `dtype` is that of the weights."""
+
+    name: str
+    config: DecoderConfig
+    params: Params = field(repr=False)
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
+    fingerprint: str
+    dtype: str
+
+    @property
+    def pad_id(self) -> int:
+        """A token to fill rows with; causal attention never looks at it from a real position."""
+        return next((i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if i is not None), 0)
+
+    def logits(self, tokens: Int[Array, "B T"], adapter: Adapter | None = None) -> Float[Array, "B T V"]:
+        """Float32 logits of right-padded token rows, with an adapter or without."""
+        tokens = jnp.asarray(tokens, jnp.int32)
+        if adapter is None:
+            return _plain_logits(self.config, self.params, tokens)
+        adapter.check(self)
+        return _adapted_logits(
+            self.config, Cut.of(self.config, adapter.lora), self.params, tokens, adapter.weights, adapter.lora.scale
+        )
+
+
+def load_base(source: str | epath.PathLike, dtype: str = "float32") -> Base:
+    """Loads `"embedded"`, a Hugging Face directory, or a hub id that is downloaded or in the local cache.
+
+    Raises:
+      UserError: no such model, an unsupported architecture or feature, a missing, extra or mis-shaped tensor.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"dtype is {dtype!r}; allowed are {', '.join(DTYPES)}.")
+    directory = _directory(str(source))
+    config = read_config(directory)
+    return Base(
+        name=EMBEDDED if str(source) == EMBEDDED else str(source),
+        config=config,
+        params=read_params(directory, config, DTYPES[dtype]),
+        tokenizer=_tokenizer(directory),
+        fingerprint=fingerprint(directory),
+        dtype=dtype,
+    )
+
+
+def _directory(source: str) -> epath.Path:
+    if source == EMBEDDED:
+        return epath.resource_path("memlaw_jax") / "models" / "embedded"
+    path = epath.Path(source)
+    if path.exists():
+        return path
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise UserError(f"there is no model directory {source}; give a directory, a hub id (owner/name) or 'embedded'.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return epath.Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja"]))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{source} is neither a directory here nor could it be fetched from the hub: {reason}") from None
+
+
+def _tokenizer(directory: epath.Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(directory))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{directory} holds no tokenizer that transformers can read: {reason}") from None
+
+
+def _plain(config: DecoderConfig, params: Params, tokens: Array) -> Array:
+    return Decoder(config).apply({"params": params}, tokens)
+
+
+def _adapted(config: DecoderConfig, cut: Cut, params: Params, tokens: Array, weights: Any, scale: Any) -> Array:
+    positions = default_positions(tokens)
+    features = frozen_features(config, params, cut, tokens, positions)
+    hidden = run_upper(config, upper_weights(config, params, cut), cut, features, positions, scaled(weights, scale))
+    return head_logits(head_kernel(config, params), hidden)
+
+
+_plain_logits = jax.jit(_plain, static_argnums=0)
+_adapted_logits = jax.jit(_adapted, static_argnums=(0, 1))

@@ -1,0 +1,133 @@
+"""The decoder cut at its first adapted module: frozen features from below, everything trainable above.
+
+Nothing below the first adapter changes in training, so it is computed once (DESIGN.md, idea 3). For the paper's `mlp`
+bypass the cut runs through the block: the features are the MLP's input and the block's output without the bypass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import jax
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from memlaw_jax.models.config import DecoderConfig
+from memlaw_jax.models.decoder import (
+    Params,
+    embed,
+    final_norm,
+    head_kernel,
+    run_layers,
+    take_layers,
+)
+from memlaw_jax.models.layers import Block
+from memlaw_jax.models.lora import MLP, AdapterWeights, LoraConfig, take_adapted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """Consecutive blocks `start … stop − 1`, all adapted or none; adapted ones are `first …` in the adapter's stack."""
+
+    start: int
+    stop: int
+    first: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Where the decoder is cut and what runs above: static, hashable, known to the compiler.
+
+    Attributes:
+      layer: the first adapted block.
+      inside: whether the cut runs through that block, right before its MLP.
+      segments: the blocks that run above the cut.
+    """
+
+    layer: int
+    inside: bool
+    segments: tuple[Segment, ...]
+
+    @classmethod
+    def of(cls, config: DecoderConfig, lora: LoraConfig) -> Cut:
+        """The highest cut that an adapter of this kind allows."""
+        adapted = lora.adapted_layers(config)
+        inside = lora.targets == (MLP,)
+        segments = []
+        above = range(adapted[0] + inside, config.num_layers)
+        for is_adapted, group in groupby(above, key=lambda layer: layer in adapted):
+            layers = list(group)
+            first = adapted.index(layers[0]) if is_adapted else None
+            segments.append(Segment(start=layers[0], stop=layers[-1] + 1, first=first))
+        return cls(layer=adapted[0], inside=inside, segments=tuple(segments))
+
+
+@struct.dataclass
+class Features:
+    """What the part above the cut needs of the tokens; `mlp_input` only where the cut runs inside a block."""
+
+    hidden: Float[Array, "B T D"]
+    mlp_input: Float[Array, "B T D"] | None = None
+
+
+@struct.dataclass
+class Upper:
+    """Frozen weights above the cut: one stack of blocks a segment, the last norm, the head's matrix `[D, V]`."""
+
+    segments: tuple[Params, ...]
+    norm: Params
+    head: Float[Array, "D V"]
+
+
+def upper_weights(config: DecoderConfig, params: Params, cut: Cut) -> Upper:
+    """Takes the weights above the cut out of the whole model's. Call it outside jit: it copies the blocks it takes."""
+    return Upper(
+        segments=tuple(take_layers(params["layers"], segment.start, segment.stop) for segment in cut.segments),
+        norm=params["norm"],
+        head=head_kernel(config, params),
+    )
+
+
+def frozen_features(
+    config: DecoderConfig,
+    params: Params,
+    cut: Cut,
+    tokens: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    valid: Bool[Array, "B T"] | None = None,
+    dtype: Any = None,
+) -> Features:
+    """Runs the part below the cut."""
+    hidden = embed(params, tokens, dtype)
+    if cut.layer:
+        hidden = run_layers(config, take_layers(params["layers"], 0, cut.layer), hidden, positions, valid)
+    if not cut.inside:
+        return Features(hidden=hidden)
+    block = jax.tree.map(lambda leaf: leaf[cut.layer], params["layers"])
+    mlp_input, output = Block(config).apply({"params": block}, hidden, positions, valid, method="around_mlp")
+    return Features(hidden=output, mlp_input=mlp_input)
+
+
+def run_upper(
+    config: DecoderConfig,
+    upper: Upper,
+    cut: Cut,
+    features: Features,
+    positions: Int[Array, "B T"],
+    lora: AdapterWeights,
+    valid: Bool[Array, "B T"] | None = None,
+) -> Float[Array, "B T D"]:
+    """Runs the part above the cut with an adapter (alpha folded in): hidden states ready for the head."""
+    hidden = features.hidden
+    if features.mlp_input is not None:
+        x, bypass = features.mlp_input, lora[MLP]
+        hidden = hidden + (x @ bypass["a"][0].astype(x.dtype)) @ bypass["b"][0].astype(x.dtype)
+    for segment, layers in zip(cut.segments, upper.segments, strict=True):
+        adapter = None
+        if segment.first is not None:
+            adapter = take_adapted(lora, segment.first, segment.first + segment.stop - segment.start)
+        hidden = run_layers(config, layers, hidden, positions, valid, adapter)
+    return final_norm(config, upper.norm, hidden)
+
