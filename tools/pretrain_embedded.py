@@ -76,7 +76,9 @@ def optimizers(model: Qwen3ForCausalLM) -> list[tuple[torch.optim.Optimizer, flo
     ]
 
 
-def write(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path, held: list[str], report: dict) -> None:
+def write(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path, held: list[str], report: dict
+) -> None:
     """The whole directory, through a neighbour, so that a reader never sees half of it."""
     fresh = out.with_name(out.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -137,13 +139,17 @@ def main() -> None:
         spent = time.time() - begun
         last = spent >= 60 * args.minutes
         if step % 20 == 0:
-            print(f"step {step} {spent / 60:.1f} min loss {running:.4f} {step * WINDOW * BATCH / spent:.0f} tok/s", flush=True)
+            print(
+                f"step {step} {spent / 60:.1f} min loss {running:.4f} {step * WINDOW * BATCH / spent:.0f} tok/s",
+                flush=True,
+            )
         if last or time.time() - saved > 60 * args.save_every:
             saved = time.time()
             report = {
                 "date": time.strftime("%Y-%m-%d"), "minutes": round(spent / 60, 1), "steps": step,
                 "tokens": step * WINDOW * BATCH, "parameters": sum(p.numel() for p in model.parameters()),
-                "train_bytes": train_bytes, "held_out_bytes": len(held_bytes), "held_out_tokens": len(held) - len(held_texts),
+                "train_bytes": train_bytes, "held_out_bytes": len(held_bytes),
+                "held_out_tokens": len(held) - len(held_texts),
                 "xz_9_bits_per_byte": round(xz, 4),
                 "held_out_bits_per_byte": round(bits_per_byte(model, held, len(held_bytes)), 4),
                 "torch": torch.__version__, "finished": last,

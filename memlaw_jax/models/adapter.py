@@ -39,7 +39,7 @@ class Adapter:
         self.lora.check(base.config)
         if self.lora.adapted_layers(base.config) != self.layers:
             raise UserError(
-                f"the adapter belongs to layers {list(self.layers)} of {self.model}; {base.name} has other layers there."
+                f"the adapter belongs to layers {list(self.layers)} of {self.model}; {base.name} differs there."
             )
         for path, leaf in flatten_dict(self.weights).items():
             d_in, d_out = base.config.linear_shape(path[-2])

@@ -82,13 +82,15 @@ def _directory(source: str) -> epath.Path:
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise UserError(f"there is no model directory {source}; give a directory, a hub id (owner/name) or 'embedded'.")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return epath.Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja"]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{source} is neither a directory here nor could it be fetched from the hub: {reason}") from None
+        raise UserError(
+            f"{source} is neither a directory here nor could it be fetched from the hub: {reason}"
+        ) from None
 
 
 def _tokenizer(directory: epath.Path) -> PreTrainedTokenizerBase:
@@ -102,7 +104,8 @@ def _tokenizer(directory: epath.Path) -> PreTrainedTokenizerBase:
 
 
 def _plain(config: DecoderConfig, params: Params, tokens: Array) -> Array:
-    return Decoder(config).apply({"params": params}, tokens)
+    logits: Any = Decoder(config).apply({"params": params}, tokens)
+    return logits
 
 
 def _adapted(config: DecoderConfig, cut: Cut, params: Params, tokens: Array, weights: Any, scale: Any) -> Array:

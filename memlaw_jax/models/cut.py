@@ -106,7 +106,8 @@ def frozen_features(
     if not cut.inside:
         return Features(hidden=hidden)
     block = jax.tree.map(lambda leaf: leaf[cut.layer], params["layers"])
-    mlp_input, output = Block(config).apply({"params": block}, hidden, positions, valid, method="around_mlp")
+    halves: Any = Block(config).apply({"params": block}, hidden, positions, valid, method="around_mlp")
+    mlp_input, output = halves
     return Features(hidden=output, mlp_input=mlp_input)
 
 
@@ -130,4 +131,3 @@ def run_upper(
             adapter = take_adapted(lora, segment.first, segment.first + segment.stop - segment.start)
         hidden = run_layers(config, layers, hidden, positions, valid, adapter)
     return final_norm(config, upper.norm, hidden)
-

@@ -74,7 +74,8 @@ def run_layers(
     """Runs the blocks whose stacked weights are `layers`; `lora`, where given, is stacked over the same blocks."""
     length = jax.tree.leaves(layers)[0].shape[0]
     variables = {"params": layers} | ({"lora": lora} if lora else {})
-    return layer_stack(config, length).apply(variables, hidden, positions, valid)[0]
+    stack: Any = layer_stack(config, length)
+    return stack.apply(variables, hidden, positions, valid)[0]
 
 
 def take_layers(layers: Params, start: int, stop: int) -> Params:

@@ -24,7 +24,8 @@ def low_rank(module: nn.Module, x: Float[Array, "*B d_in"]) -> Float[Array, "*B 
     """
     if not module.has_variable("lora", "a"):
         return 0.0
-    a, b = module.get_variable("lora", "a"), module.get_variable("lora", "b")
+    a: Array = module.get_variable("lora", "a")
+    b: Array = module.get_variable("lora", "b")
     return (x @ a.astype(x.dtype)) @ b.astype(x.dtype)
 
 

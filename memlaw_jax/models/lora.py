@@ -41,7 +41,7 @@ class LoraConfig:
     Attributes:
       rank: r, the inner width of A·B.
       targets: `mlp` (the paper's bypass of a whole MLP block) and linear layers by their Hugging Face names.
-      layers: adapted blocks, zero-based; None is the paper's depth for `mlp` alone, every block for linear layers alone.
+      layers: adapted blocks, zero-based; None is the paper's depth for `mlp`, every block for linear layers.
       alpha: the bypass is multiplied by alpha/r (`paper`, `peft`) or alpha/√r (`rslora`). None: no scaling for
         `paper`, PEFT's default of 8 for the others.
       init: distribution of A; B always starts at zero. `paper`: U(±1/√r), as the release draws it (PAPER.md,

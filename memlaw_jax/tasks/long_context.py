@@ -10,12 +10,12 @@ from etils import epath
 from pydantic import Field
 
 from memlaw_jax.errors import UserError
+from memlaw_jax.settings import Count, PathText, Seed, settings
 from memlaw_jax.tasks.chat import DEFAULT_SYSTEM
 from memlaw_jax.tasks.encoding import Encoder, Sample, special_ids
 from memlaw_jax.tasks.fingerprint import digest
 from memlaw_jax.tasks.length import check_length
 from memlaw_jax.tasks.records import read_text
-from memlaw_jax.settings import Count, PathText, Seed, settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,13 +9,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from memlaw_jax.errors import UserError
+from memlaw_jax.settings import Count, PathText, Seed, settings
 from memlaw_jax.tasks.chat import DEFAULT_SYSTEM
 from memlaw_jax.tasks.encoding import Encoder, Sample
 from memlaw_jax.tasks.fingerprint import digest, records_fingerprint
 from memlaw_jax.tasks.length import check_length, samples_up_to
 from memlaw_jax.tasks.names import FIRST_NAMES, LAST_NAMES
 from memlaw_jax.tasks.records import Record, read_records
-from memlaw_jax.settings import Count, PathText, Seed, settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import BeforeValidator
 
 from memlaw_jax.errors import UserError
+from memlaw_jax.settings import PathText, settings
 from memlaw_jax.tasks.chat import DEFAULT_SYSTEM
 from memlaw_jax.tasks.encoding import Encoder, Sample
 from memlaw_jax.tasks.fingerprint import records_fingerprint
 from memlaw_jax.tasks.length import samples_up_to
 from memlaw_jax.tasks.records import Record, make_records, read_records
-from memlaw_jax.settings import PathText, settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

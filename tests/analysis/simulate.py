@@ -43,7 +43,6 @@ class Design:
         """μ, nats per answer token."""
         return self.C * np.asarray(rank, float) ** self.alpha * np.asarray(length, float) ** -self.beta + self.b
 
-
     def truth(self, rng: np.random.Generator) -> Design:
         """Other exponents and offset, α, β ~ U(0.1, 1.2), b ~ U(−0.5, 0.5), and the C that leaves ΔL − b in the middle
         of the grid as it is: with C itself kept, most such sweeps would be saturated from end to end."""

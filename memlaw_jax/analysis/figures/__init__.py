@@ -1,0 +1,42 @@
+"""Figures of a sweep and its law, as PNG (150 dpi) and SVG. Matplotlib is imported here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from etils import epath
+
+from memlaw_jax.analysis import files
+from memlaw_jax.analysis.figures.agreement import draw_agreement
+from memlaw_jax.analysis.figures.curves import draw_curves
+from memlaw_jax.analysis.figures.heat import METRICS, draw_heat
+from memlaw_jax.analysis.figures.style import save
+from memlaw_jax.analysis.frame import Source, read_frame
+from memlaw_jax.analysis.law import Law
+
+__all__ = ["draw_agreement", "draw_all", "draw_curves", "draw_heat"]
+
+
+def draw_all(
+    frame: Source | Iterable[Source], law: Law, out_dir: str | os.PathLike[str], ln_vocab: float | None = None
+) -> list[epath.Path]:
+    """Draw every figure that these results allow, into a folder; returns the paths written.
+
+    `law.{png,svg}`: ΔL against rank and against length with the fitted lines; `predicted_vs_measured`; and, over the
+    grid rank × length, `heat_final_loss`, `heat_exact_match`, `heat_token_accuracy` where the columns exist. `frame` is
+    what the law was fitted to (runs of other methods are passed over); `ln_vocab` (nats) marks the loss of a uniform
+    guess.
+    """
+    frame = read_frame(frame)
+    if law.method is not None and "method" in frame.columns:
+        lost = [run for run in frame.attrs["diverged"] if run.get("method", law.method) == law.method]
+        frame = frame[frame["method"] == law.method]
+        frame.attrs["diverged"] = tuple(lost)
+    place = files.folder(out_dir)
+    written = save(draw_curves(frame, law, ln_vocab), place, "law")
+    written += save(draw_agreement(frame, law), place, "predicted_vs_measured")
+    for metric in METRICS:
+        if metric.column in frame.columns and frame[metric.column].notna().any():
+            written += save(draw_heat(frame, metric), place, f"heat_{metric.name}")
+    return written

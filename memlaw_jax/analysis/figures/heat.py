@@ -1,0 +1,140 @@
+"""Heat maps over the grid rank × length, with the cells at or below ln 2 outlined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from memlaw_jax.analysis.cells import SATURATED
+from memlaw_jax.analysis.figures import style
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A column to map: `bounded` metrics are shares of 1 and shown in per cent."""
+
+    name: str
+    column: str
+    title: str
+    unit: str
+    palette: str
+    bounded: bool
+
+
+METRICS = (
+    Metric(
+        name="final_loss",
+        column="loss_final",
+        title="Final loss",
+        unit="nats per answer token",
+        palette="viridis_r",
+        bounded=False,
+    ),
+    Metric(
+        name="exact_match",
+        column="exact_match",
+        title="Exact match: records recalled verbatim",
+        unit="% of records",
+        palette="viridis",
+        bounded=True,
+    ),
+    Metric(
+        name="token_accuracy",
+        column="token_accuracy",
+        title="Token accuracy: arg-max right",
+        unit="% of answer tokens",
+        palette="viridis",
+        bounded=True,
+    ),
+)
+
+
+def draw_heat(frame: pd.DataFrame, metric: Metric) -> Figure:
+    """Cell means of one metric over rank × length, bright where the text is remembered.
+
+    Cells that were not run are hatched, diverged ones marked "div"; the outline holds the cells with loss_final ≤ ln 2.
+    """
+    diverged = {(int(run["rank"]), int(run["length"])) for run in frame.attrs.get("diverged", ())}
+    ranks = sorted({int(rank) for rank in frame["rank"]} | {rank for rank, _ in diverged})
+    lengths = sorted({int(length) for length in frame["length"]} | {length for _, length in diverged})
+    groups = frame.groupby(["rank", "length"])
+    final, table = (
+        groups[column].mean().astype(float).unstack().reindex(index=ranks, columns=lengths).to_numpy()
+        for column in ("loss_final", metric.column)
+    )
+    table = 100 * table if metric.bounded else table
+    rows, columns = table.shape
+    with style.look():
+        made = style.figure(2.4 + 0.62 * max(columns, 6), 1.75 + 0.42 * max(rows, 5))
+        axes = made.add_subplot()
+        for side in axes.spines.values():
+            side.set_visible(False)
+        top = 100 if metric.bounded else max(float(np.nanmax(table)), SATURATED)
+        shown = mpl.colormaps[metric.palette]
+        image = axes.pcolormesh(table, cmap=shown, vmin=0, vmax=top, edgecolors="white", linewidth=1.2)
+        for i in range(rows):
+            for j in range(columns):
+                if np.isfinite(table[i, j]):
+                    _number(axes, i, j, table[i, j], metric, shown(table[i, j] / top))
+                else:
+                    _absent(axes, i, j, (ranks[i], lengths[j]) in diverged)
+        below = final <= SATURATED
+        _outline(axes, below)
+        axes.set_xticks(np.arange(columns) + 0.5, [style.short(length) for length in lengths])
+        axes.set_yticks(np.arange(rows) + 0.5, [str(rank) for rank in ranks])
+        axes.tick_params(length=0)
+        axes.set_xlabel("length ℓ (answer tokens)")
+        axes.set_ylabel("LoRA rank r")
+        axes.set_title(metric.title, fontsize=12.5)
+        bar = made.colorbar(image, ax=axes, pad=0.02, fraction=0.05, aspect=28)
+        bar.set_label(metric.unit)
+        bar.outline.set_visible(False)  # type: ignore[operator]
+        if not metric.bounded:
+            bar.ax.axhline(SATURATED, color=style.ACCENT, lw=2)
+        _legend(made, bool(below.any()), bool(np.isnan(table).any()))
+    return made
+
+
+def _number(axes: Axes, i: int, j: int, value: float, metric: Metric, colour: tuple[float, ...]) -> None:
+    light = np.dot(colour[:3], (0.2126, 0.7152, 0.0722)) > 0.45
+    if metric.bounded:
+        text = f"{value:.0f}" if value >= 9.95 or value == 0 else f"{value:.1f}"
+    else:
+        text = f"{value:.2f}" if value < 9.995 else f"{value:.1f}"
+    axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=8.2, color=style.INK if light else "white")
+
+
+def _absent(axes: Axes, i: int, j: int, diverged: bool) -> None:
+    axes.add_patch(Rectangle((j, i), 1, 1, facecolor="#f6f8fa", edgecolor="#c8ced6", hatch="////", lw=0))
+    if diverged:
+        axes.text(j + 0.5, i + 0.5, "div", ha="center", va="center", fontsize=8, color=style.ACCENT)
+
+
+def _outline(axes: Axes, inside: np.ndarray) -> None:
+    """The border between cells at or below ln 2 and the others, drawn along the cells' own edges."""
+    padded = np.pad(inside, 1)
+    right = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])
+    upper = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])
+    edge: Any = {"color": style.ACCENT, "lw": 2.4, "solid_capstyle": "round", "clip_on": False, "zorder": 5}
+    for i, j in right:
+        axes.plot([j, j], [i, i + 1], **edge)
+    for i, j in upper:
+        axes.plot([j, j + 1], [i, i], **edge)
+
+
+def _legend(made: Figure, outlined: bool, missing: bool) -> None:
+    entries = []
+    if outlined:
+        words = "final loss at or below ln 2 = 0.693"
+        entries.append(Patch(facecolor="none", edgecolor=style.ACCENT, lw=2, label=words))
+    if missing:
+        entries.append(Patch(facecolor="#f6f8fa", edgecolor="#c8ced6", hatch="////", lw=0, label="not run"))
+    if entries:
+        made.legend(handles=entries, loc="outside lower center", ncols=2, frameon=False, fontsize=9)

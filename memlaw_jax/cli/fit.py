@@ -1,0 +1,48 @@
+"""`memlaw fit`: the law of a set of results."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+NAME = "fit"
+HELP = "Fit the memory law ΔL = C·r^α·ℓ^(−β) + b to results, with intervals and figures."
+EXAMPLE = """examples:
+  memlaw fit runs/demo
+  memlaw fit sft.csv memft.csv --out runs/both --filter paper
+
+RESULTS is a folder with results.jsonl, or a CSV or Parquet file with the columns rank, length, loss_initial and
+loss_final (losses in nats per answer token)."""
+
+
+def arguments(command: argparse.ArgumentParser) -> None:
+    """Adds this command's arguments."""
+    command.add_argument("results", metavar="RESULTS", nargs="+", help="results folders or files")
+    command.add_argument("--out", metavar="DIR", help="where law.json and the figures go (default: RESULTS/law)")
+    command.add_argument(
+        "--filter",
+        choices=("predicted", "paper"),
+        default="predicted",
+        help="saturated cells are dropped whole, by predicted loss (default), or run by run as in the paper",
+    )
+
+
+def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Fits and draws; returns the JSON result and the words for a person."""
+    from pathlib import Path
+
+    from memlaw_jax.analysis import describe, fit_and_draw
+
+    first = Path(args.results[0])
+    out = Path(args.out) if args.out else (first if first.is_dir() else first.parent) / "law"
+    law, written = fit_and_draw(args.results, out, filter=args.filter)
+    return law_json(law) | {"out": str(out), "files": [str(path) for path in written]}, "\n".join(
+        [describe(law), "", "Written:", *[f"  {path}" for path in written]]
+    )
+
+
+def law_json(law: Any) -> dict[str, Any]:
+    """The numbers of a law that a machine asks for, each with its 95 % interval."""
+    names = ("alpha", "beta", "b", "c_ref")
+    values = {name: getattr(law, name) for name in names} | {"r2": law.r2, "rmse": law.rmse, "cells": len(law.used)}
+    return values | {"intervals": {name: list(law.interval(name)) for name in names}}

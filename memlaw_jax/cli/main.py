@@ -1,0 +1,79 @@
+"""The `memlaw` command: parses, runs, and tells mistakes in one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from memlaw_jax.cli import demo, fit, sweep
+from memlaw_jax.errors import UserError
+from memlaw_jax.version import __version__
+
+COMMANDS = (demo, sweep, fit)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse's own mistakes in our form: one sentence, exit code 2."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.exit(2, f"memlaw: error: {message}; see {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = _Parser(
+        prog="memlaw",
+        description="How much can a LoRA adapter remember word for word? Measure it, fit the law, predict.",
+    )
+    top.add_argument("--version", action="version", version=f"memlaw {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in COMMANDS:
+        command = commands.add_parser(
+            module.NAME,
+            help=module.HELP,
+            description=module.HELP,
+            epilog=module.EXAMPLE,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.arguments(command)
+        command.add_argument("--json", action="store_true", help="print one JSON object instead of words")
+        command.set_defaults(run=module.run)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; 0 only on success, 2 on a user's mistake, 130 or 143 when stopped by a signal."""
+    signal.signal(signal.SIGTERM, _terminate)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    args = parser().parse_args(arguments)
+    try:
+        result, words = args.run(args)
+    except UserError as error:
+        print(f"memlaw: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nmemlaw: stopped. Finished cells are kept; the same command goes on from there.", file=sys.stderr)
+        return 130
+    except _Terminated:
+        print("\nmemlaw: terminated. Finished cells are kept; the same command goes on from there.", file=sys.stderr)
+        return 143
+    print(json.dumps(result) if args.json else words)
+    return 0
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception, so that files are closed on the way out."""
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+if __name__ == "__main__":
+    sys.exit(main())

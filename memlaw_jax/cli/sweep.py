@@ -1,0 +1,68 @@
+"""`memlaw sweep`: run or resume a grid."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+NAME = "sweep"
+HELP = "Run a grid of adapters (rank × length × method × seed), or go on with one that was stopped."
+EXAMPLE = """examples:
+  memlaw sweep benchmarks/configs/phonebook.yaml --out runs/phonebook
+  memlaw sweep my.yaml ranks=[1,2,4] optim.steps=1000
+
+The same command again goes on where the last one stopped. A config needs `task` and `ranks`:
+
+  model: embedded                 # or a Hugging Face directory or hub id
+  task: {kind: long_context, ratio: 1.0}
+  lengths: [64, 128, 256]
+  ranks: [1, 2, 4, 8]
+  seeds: [0, 1, 2]
+  optim: {steps: 400, learning_rate: 0.01}"""
+
+
+def arguments(command: argparse.ArgumentParser) -> None:
+    """Adds this command's arguments."""
+    command.add_argument("config", metavar="CONFIG.yaml", help="the grid")
+    command.add_argument("overrides", metavar="key=value", nargs="*", help="replaces a value of the config")
+    command.add_argument("--out", metavar="DIR", help="results folder (default: the config's `out`, or runs/CONFIG)")
+
+
+def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Runs the grid; returns the JSON result and the words for a person."""
+    from memlaw_jax.cli.config import read_config
+    from memlaw_jax.models import load_base
+    from memlaw_jax.training.logging import Log
+    from memlaw_jax.training.sweep import run_sweep
+
+    begun = time.perf_counter()
+    config = read_config(args.config, args.overrides)
+    out = Path(args.out or config.out or Path("runs") / Path(args.config).stem)
+    base = load_base(config.model, config.dtype)
+    log = Log(out, bar=not args.json)
+    results = run_sweep(base, config, out, log)
+    seconds = round(time.perf_counter() - begun, 1)
+    frame = results.frame()
+    diverged = int((frame["stopped"] == "diverged").sum())
+    result = {"out": str(out), "cells": len(frame), "new": log.new, "diverged": diverged, "seconds": seconds}
+    words = [f"{len(frame)} cells finished, {log.new} of them now, in {seconds:.0f} s."]
+    if diverged:
+        words.append(f"{diverged} cells diverged (a loss that is no finite number); try a smaller learning rate.")
+    words += [
+        _table(frame),
+        f"Records: {out / 'results.jsonl'}",
+        f"Curves:  tensorboard --logdir {out / 'tensorboard'}",
+    ]
+    words.append(f"Next:    memlaw fit {out}")
+    return result, "\n".join(words)
+
+
+def _table(frame: Any) -> str:
+    """Exact match by rank and length, mean over seeds."""
+    mean = frame.pivot_table(index="rank", columns="length", values=["loss_final", "exact_match"], aggfunc="mean")
+    parts = []
+    for name, title in (("loss_final", "final loss, nats per answer token"), ("exact_match", "exact match")):
+        parts.append(f"\n{title} (rows: rank, columns: answer tokens)\n{mean[name].to_string(float_format='%.3f')}\n")
+    return "".join(parts)

@@ -1,0 +1,28 @@
+"""Per-token losses of a frozen head: what every objective and every metric needs, and nothing else."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+
+@struct.dataclass
+class TokenScores:
+    """For each answer token: its loss −ln p in nats (float32), and whether it is the arg-max."""
+
+    nats: Float[Array, "*B A"]
+    right: Bool[Array, "*B A"]
+
+
+def token_scores(hidden: Float[Array, "*B A D"], head: Float[Array, "D V"], labels: Int[Array, "*B A"]) -> TokenScores:
+    """Scores labels under the head's softmax, in float32; differentiable in `hidden`.
+
+    `hidden` is normalised and gathered at the answer's positions. Ties count as right when the label is the first of
+    the largest, as greedy decoding with `argmax` breaks them.
+    """
+    logits = jnp.matmul(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    nats = jax.nn.logsumexp(logits, axis=-1) - chosen
+    return TokenScores(nats=nats, right=jax.lax.stop_gradient(logits).argmax(axis=-1) == labels)

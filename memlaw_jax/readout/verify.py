@@ -1,0 +1,71 @@
+"""Teacher-forced verification of many adapters at once (DESIGN.md, idea 9).
+
+Greedy decoding reproduces a target exactly when every teacher-forced arg-max is right, and first fails where the
+first one is wrong; so exact match needs no decoding.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from memlaw_jax.models import Cut, DecoderConfig, Upper, run_upper, scaled
+from memlaw_jax.models.lora import AdapterWeights
+from memlaw_jax.objectives import TokenScores, token_scores
+from memlaw_jax.readout.batch import Batch
+
+VERIFY_TOKENS = 8192  # tokens of one pass over all its adapters, which bounds the logits held at once
+
+
+def score(
+    config: DecoderConfig,
+    cut: Cut,
+    upper: Upper,
+    batch: Batch,
+    weights: AdapterWeights,
+    scale: Float[Array, ""] | float,
+) -> TokenScores:
+    """Scores of a batch's answer slots under one adapter; what training differentiates and verification reports."""
+    hidden = run_upper(config, upper, cut, batch.features, batch.positions, scaled(weights, scale))
+    answers = jnp.take_along_axis(hidden, batch.answer_index[..., None], axis=1)
+    return token_scores(answers, upper.head, batch.labels)
+
+
+def verify(
+    config: DecoderConfig,
+    cut: Cut,
+    upper: Upper,
+    data: Batch,
+    weights: AdapterWeights,
+    scales: Float[Array, " N"],
+) -> tuple[Float[np.ndarray, "N S A"], Bool[np.ndarray, "N S A"]]:
+    """Nats and arg-max right of every answer slot of every sample, under each of N stacked adapters."""
+    samples, width = data.features.hidden.shape[:2]
+    lanes = scales.shape[0]
+    chunk = max(1, min(samples, VERIFY_TOKENS // (lanes * width)))
+    nats, right = [], []
+    for start in range(0, samples, chunk):
+        rows = np.arange(start, start + chunk)
+        scores = _verify_rows(config, cut, upper, data, weights, scales, np.where(rows < samples, rows, -1))
+        keep = min(chunk, samples - start)
+        nats.append(np.asarray(scores.nats)[:, :keep])
+        right.append(np.asarray(scores.right)[:, :keep])
+    return np.concatenate(nats, axis=1), np.concatenate(right, axis=1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _verify_rows(
+    config: DecoderConfig,
+    cut: Cut,
+    upper: Upper,
+    data: Batch,
+    weights: AdapterWeights,
+    scales: Float[Array, " N"],
+    rows: Int[Array, " B"],
+) -> TokenScores:
+    batch = data.pick(rows)
+    return jax.vmap(lambda lora, scale: score(config, cut, upper, batch, lora, scale))(weights, scales)

@@ -1,0 +1,69 @@
+"""How an adapter is optimised: AdamW, linear decay, a gradient-norm clip of its own."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, ClassVar, Literal
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+from pydantic import Field
+
+from memlaw_jax.errors import UserError
+from memlaw_jax.settings import Count, settings
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+@settings
+class OptimConfig:
+    """AdamW (Loshchilov & Hutter 2019) with the release's constants (PAPER.md, section 2) as defaults.
+
+    Attributes:
+      learning_rate: peak rate, at the first step; no warm-up.
+      steps: optimiser steps; give these or `epochs`.
+      epochs: passes over the samples.
+      batch_size: samples a step; None is all of them.
+      schedule: `linear` decays to 0 at the last step, `constant` does not decay.
+      clip: largest norm of one adapter's gradient; None for no clip.
+    """
+
+    label: ClassVar[str] = "optim"
+
+    learning_rate: Positive = 1e-2
+    steps: Count | None = None
+    epochs: Count | None = None
+    batch_size: Count | None = None
+    schedule: Literal["linear", "constant"] = "linear"
+    clip: Positive | None = 1.0
+    beta1: Beta = 0.9
+    beta2: Beta = 0.999
+    eps: Positive = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise UserError(f"optim has steps {self.steps} and epochs {self.epochs}; give exactly one of them.")
+
+    def batch(self, samples: int) -> int:
+        """Samples a step, of a data set of `samples`."""
+        return samples if self.batch_size is None else min(self.batch_size, samples)
+
+    def total_steps(self, samples: int) -> int:
+        """Optimiser steps on a data set of `samples`; a last, smaller batch of an epoch is a step too."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return self.epochs * math.ceil(samples / self.batch(samples))
+
+    def transform(self) -> optax.GradientTransformation:
+        """Gradient to update direction; the learning rate is applied by the step, since it differs by adapter."""
+        clip = optax.identity() if self.clip is None else optax.clip_by_global_norm(self.clip)
+        decay = optax.add_decayed_weights(self.weight_decay) if self.weight_decay else optax.identity()
+        return optax.chain(clip, optax.scale_by_adam(self.beta1, self.beta2, self.eps), decay)
+
+    def rate(self, peak: Float[Array, ""], step: Int[Array, ""], total: Int[Array, ""]) -> Float[Array, ""]:
+        """The learning rate of step 0, 1, … of `total`."""
+        return peak * (1 - step / total) if self.schedule == "linear" else peak * jnp.ones(())
