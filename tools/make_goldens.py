@@ -1,4 +1,4 @@
-"""Writes `tests/models/goldens.npz`: what transformers and torch compute on the tiny checkpoints of `tests/models/tiny.py`.
+"""Writes `tests/models/goldens.npz`: what transformers computes on the tiny checkpoints of `tests/models/tiny.py`.
 
 Run by hand where torch is installed, from the repository's root:
 
@@ -47,7 +47,9 @@ def main() -> None:
     for name in tiny.CASES:
         with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
             found = reference(tiny.write(Path(folder), name))
-        print(f"{name:20} logits' standard deviation {found['right'].std():.2f}, largest {abs(found['right']).max():.1f}")
+        print(
+            f"{name:20} logits' standard deviation {found['right'].std():.2f}, largest {abs(found['right']).max():.1f}"
+        )
         arrays |= {f"{name}/{side}": logits for side, logits in found.items()}
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     np.savez_compressed(OUT, made_by=np.array(versions), **arrays)

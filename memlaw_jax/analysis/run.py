@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 
+import pandas as pd
 from etils import epath
 
 from memlaw_jax.analysis import files
 from memlaw_jax.analysis.frame import Source, read_frame
 from memlaw_jax.analysis.law import Law, fit_law
+from memlaw_jax.analysis.words import describe
 
 
 def fit_and_draw(
@@ -21,15 +24,23 @@ def fit_and_draw(
     method: str | None = None,
     bootstrap: int = 400,
     seed: int = 0,
-) -> tuple[Law, list[epath.Path]]:
-    """Fit the law to results and write `law.json`, `fit_card.json` and the figures; returns it and what was written.
+) -> tuple[Law, list[epath.Path], str]:
+    """Fit the law to results and write `law.json`, `fit_card.json` and the figures.
 
-    `ln_vocab` (nats) marks the loss of a uniform guess in the figures. The other arguments are those of `fit_law`.
-    Raises `UserError` for a user's mistake, and then writes nothing.
+    `ln_vocab` (nats) is the loss of a uniform guess, which the figures mark; None takes it from the records. The other
+    arguments are those of `fit_law`. Returns the law, the files written, and what was found in plain words. Raises `UserError` for a user's mistake, and then writes nothing.
     """
     from memlaw_jax.analysis.figures import draw_all
 
     frame = read_frame(paths)
     law = fit_law(frame, filter=filter, method=method, bootstrap=bootstrap, seed=seed)
+    ln_vocab = uniform_loss(frame) if ln_vocab is None else ln_vocab
     place = files.folder(out)
-    return law, [*law.save(place), *draw_all(frame, law, place, ln_vocab=ln_vocab)]
+    written = [*law.save(place), *draw_all(frame, law, place, ln_vocab=ln_vocab)]
+    return law, written, describe(law, ln_vocab)
+
+
+def uniform_loss(frame: pd.DataFrame) -> float | None:
+    """ln V in nats, where all rows name one `vocab_size`."""
+    sizes = frame["vocab_size"].dropna().unique() if "vocab_size" in frame else []
+    return math.log(sizes[0]) if len(sizes) == 1 else None

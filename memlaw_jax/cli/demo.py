@@ -29,7 +29,7 @@ def arguments(command: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Runs the demo; returns the JSON result and the words for a person."""
     begun = time.perf_counter()
-    from memlaw_jax.analysis import describe, fit_and_draw
+    from memlaw_jax.analysis import fit_and_draw
     from memlaw_jax.cli.config import read_config
     from memlaw_jax.models import load_base
     from memlaw_jax.training.logging import Log
@@ -40,12 +40,12 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         print(f"{_cells(config)} adapters on the embedded base model; results go to {out}.", file=sys.stderr)
     base = load_base(config.model, config.dtype)
     results = run_sweep(base, config, out, Log(out, bar=not args.json))
-    law, written = fit_and_draw([out], out / "law")
+    law, written, found = fit_and_draw([out], out / "law")
     seconds = round(time.perf_counter() - begun, 1)
     frame = results.frame()
     recalled = frame[frame["exact_match"] == 1.0]
     longest = recalled.groupby("rank")["length"].max()
-    words = [describe(law), _recalled(longest), f"\nTook {seconds:.0f} s. Files:", f"  {out / 'results.jsonl'}"]
+    words = [found, _recalled(longest), f"\nTook {seconds:.0f} s. Files:", f"  {out / 'results.jsonl'}"]
     result = law_json(law) | {"seconds": seconds, "out": str(out), "files": [str(path) for path in written]}
     return result, "\n".join(words + [f"  {path}" for path in written])
 

@@ -31,13 +31,13 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Fits and draws; returns the JSON result and the words for a person."""
     from pathlib import Path
 
-    from memlaw_jax.analysis import describe, fit_and_draw
+    from memlaw_jax.analysis import fit_and_draw
 
     first = Path(args.results[0])
     out = Path(args.out) if args.out else (first if first.is_dir() else first.parent) / "law"
-    law, written = fit_and_draw(args.results, out, filter=args.filter)
+    law, written, words = fit_and_draw(args.results, out, filter=args.filter)
     return law_json(law) | {"out": str(out), "files": [str(path) for path in written]}, "\n".join(
-        [describe(law), "", "Written:", *[f"  {path}" for path in written]]
+        [words, "", "Written:", *[f"  {path}" for path in written]]
     )
 
 

@@ -87,7 +87,8 @@ def take_layers(layers: Params, start: int, stop: int) -> Params:
 
 def final_norm(config: DecoderConfig, norm: Params, hidden: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
     """The norm before the head."""
-    return RmsNorm(config.rms_norm_eps).apply({"params": norm}, hidden)
+    module: Any = RmsNorm(config.rms_norm_eps)
+    return module.apply({"params": norm}, hidden)
 
 
 def head_kernel(config: DecoderConfig, params: Params) -> Float[Array, "D V"]:

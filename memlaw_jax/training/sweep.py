@@ -164,7 +164,8 @@ class _Sweep:
             "lora": self._lora_identity(),
             "optim": self._optim_identity(),
         }
-        self.cells = list(self._plan())
+        # Two lengths can ask for the same records, and an axis can name a value twice: each cell is run once.
+        self.cells = list({cell.id: cell for cell in self._plan()}.values())
 
     def work(self, cells: list[PlannedCell]) -> int:
         """Optimiser steps times tokens read a step: what the progress bar counts."""

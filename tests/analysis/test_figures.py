@@ -34,7 +34,8 @@ def check(paths, names):
 def test_fit_and_draw_writes_everything_and_leaves_matplotlib_alone(tmp_path):
     frame = simulate(BASE, 0).assign(method="sft", exact_match=0.25, token_accuracy=0.5)
     before = dict(mpl.rcParams)
-    law, paths = fit_and_draw(frame, tmp_path / "out", ln_vocab=1.6, bootstrap=50)
+    law, paths, words = fit_and_draw(frame.assign(vocab_size=5), tmp_path / "out", bootstrap=50)
+    assert "uniform level ln V = 1.61" in words
     assert dict(mpl.rcParams) == before
     assert [path.name for path in paths[:2]] == ["law.json", "fit_card.json"]
     assert Law.load(paths[0]) == law
