@@ -28,7 +28,8 @@ def fit_and_draw(
     """Fit the law to results and write `law.json`, `fit_card.json` and the figures.
 
     `ln_vocab` (nats) is the loss of a uniform guess, which the figures mark; None takes it from the records. The other
-    arguments are those of `fit_law`. Returns the law, the files written, and what was found in plain words. Raises `UserError` for a user's mistake, and then writes nothing.
+    arguments are those of `fit_law`. Returns the law, the files written, and what was found in plain words.
+    Raises `UserError` for a user's mistake, and then writes nothing.
     """
     from memlaw_jax.analysis.figures import draw_all
 

@@ -73,7 +73,7 @@ def test_the_room_knows_nothing_of_jax_or_of_the_rooms_above():
             for name in names:
                 root = name.split(".")[0]
                 if root == "memlaw_jax":
-                    allowed = ("memlaw_jax.errors", "memlaw_jax.settings", "memlaw_jax.tasks")
-                        assert name.startswith(allowed), (file.name, name)
+                    below = ("memlaw_jax.errors", "memlaw_jax.settings", "memlaw_jax.tasks")
+                    assert name.startswith(below), (file.name, name)
                 else:
                     assert root in allowed or root in sys.stdlib_module_names, (file.name, name)
