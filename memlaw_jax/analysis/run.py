@@ -43,5 +43,7 @@ def fit_and_draw(
 
 def uniform_loss(frame: pd.DataFrame) -> float | None:
     """ln V in nats, where all rows name one `vocab_size`."""
-    sizes = frame["vocab_size"].dropna().unique() if "vocab_size" in frame else []
+    if "vocab_size" not in frame:
+        return None
+    sizes = frame["vocab_size"].dropna().unique()
     return math.log(sizes[0]) if len(sizes) == 1 else None

@@ -32,6 +32,7 @@ def arguments(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Runs the grid; returns the JSON result and the words for a person."""
+    from memlaw_jax.analysis.figures import draw_sweep
     from memlaw_jax.cli.config import read_config
     from memlaw_jax.models import load_base
     from memlaw_jax.training.logging import Log
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         f"Records: {out / 'results.jsonl'}",
         f"Curves:  tensorboard --logdir {out / 'tensorboard'}",
     ]
+    words += [f"Figure:  {path}" for path in draw_sweep(out, out) if path.suffix == ".png"]
     words.append(f"Next:    memlaw fit {out}")
     return result, "\n".join(words)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,10 +15,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from memlaw_jax.errors import UserError
+from memlaw_jax.models.config import DecoderConfig
 from memlaw_jax.models.lora import AdapterWeights, LoraConfig
-
-if TYPE_CHECKING:
-    from memlaw_jax.models.base import Base
 
 WEIGHTS, META = "adapter.safetensors", "memlaw_adapter.json"
 FORMAT = 1
@@ -34,18 +32,18 @@ class Adapter:
     model: str
     model_fingerprint: str
 
-    def check(self, base: Base) -> None:
-        """Refuses a base whose layers or widths this adapter does not fit."""
-        self.lora.check(base.config)
-        if self.lora.adapted_layers(base.config) != self.layers:
+    def check(self, config: DecoderConfig) -> None:
+        """Refuses a decoder whose layers or widths this adapter does not fit."""
+        self.lora.check(config)
+        if self.lora.adapted_layers(config) != self.layers:
             raise UserError(
-                f"the adapter belongs to layers {list(self.layers)} of {self.model}; {base.name} differs there."
+                f"the adapter belongs to layers {list(self.layers)} of {self.model}; this model differs there."
             )
         for path, leaf in flatten_dict(self.weights).items():
-            d_in, d_out = base.config.linear_shape(path[-2])
+            d_in, d_out = config.linear_shape(path[-2])
             width = leaf.shape[-2] if path[-1] == "a" else leaf.shape[-1]
             if width != (d_in if path[-1] == "a" else d_out):
-                raise UserError(f"the adapter's {path[-2]} is {width} wide, which does not fit {base.name}.")
+                raise UserError(f"the adapter's {path[-2]} is {width} wide, which does not fit this model.")
 
     def save(self, directory: str | epath.PathLike) -> epath.Path:
         """Writes the adapter; returns its directory."""

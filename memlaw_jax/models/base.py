@@ -11,6 +11,7 @@ from etils import epath
 from jaxtyping import Array, Float, Int
 
 from memlaw_jax.errors import UserError
+from memlaw_jax.models.adapter import Adapter
 from memlaw_jax.models.checkpoint import fingerprint, read_config, read_params
 from memlaw_jax.models.config import DecoderConfig
 from memlaw_jax.models.cut import Cut, frozen_features, run_upper, upper_weights
@@ -19,8 +20,6 @@ from memlaw_jax.models.lora import scaled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from memlaw_jax.models.adapter import Adapter
 
 EMBEDDED = "embedded"
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
@@ -47,7 +46,7 @@ class Base:
         tokens = jnp.asarray(tokens, jnp.int32)
         if adapter is None:
             return _plain_logits(self.config, self.params, tokens)
-        adapter.check(self)
+        adapter.check(self.config)
         return _adapted_logits(
             self.config, Cut.of(self.config, adapter.lora), self.params, tokens, adapter.weights, adapter.lora.scale
         )

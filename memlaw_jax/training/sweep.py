@@ -25,8 +25,6 @@ from memlaw_jax.training.placement import Placement
 if TYPE_CHECKING:
     import pandas as pd
 
-LENGTH_MULTIPLE = 32  # sequences are padded to a multiple, so that neighbouring lengths share a compiled step
-
 
 @settings
 class SweepConfig:
@@ -261,7 +259,7 @@ class _Sweep:
     def _encode(self, length: int | None) -> Encoded:
         limit = self.base.config.max_positions
         samples = self.task.samples(self.base.tokenizer, length, max_length=limit)
-        return pad(samples, pad_id=self.base.pad_id, multiple=LENGTH_MULTIPLE)
+        return pad(samples, pad_id=self.base.pad_id)
 
     def _lora_identity(self) -> dict[str, Any]:
         lora = self.config.lora

@@ -11,11 +11,12 @@ from memlaw_jax.analysis import files
 from memlaw_jax.analysis.figures.agreement import draw_agreement
 from memlaw_jax.analysis.figures.curves import draw_curves
 from memlaw_jax.analysis.figures.heat import METRICS, draw_heat
+from memlaw_jax.analysis.figures.recall import draw_recall
 from memlaw_jax.analysis.figures.style import save
 from memlaw_jax.analysis.frame import Source, read_frame
 from memlaw_jax.analysis.law import Law
 
-__all__ = ["draw_agreement", "draw_all", "draw_curves", "draw_heat"]
+__all__ = ["draw_agreement", "draw_all", "draw_curves", "draw_heat", "draw_recall", "draw_sweep"]
 
 
 def draw_all(
@@ -40,3 +41,9 @@ def draw_all(
         if metric.column in frame.columns and frame[metric.column].notna().any():
             written += save(draw_heat(frame, metric), place, f"heat_{metric.name}")
     return written
+
+
+def draw_sweep(frame: Source | Iterable[Source], out_dir: str | os.PathLike[str]) -> list[epath.Path]:
+    """Draw what needs no law, `recall.{png,svg}`, into a folder; nothing where every run diverged."""
+    frame = read_frame(frame)
+    return save(draw_recall(frame), files.folder(out_dir), "recall") if len(frame) else []
