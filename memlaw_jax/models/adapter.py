@@ -16,7 +16,7 @@ from safetensors.numpy import load, save
 
 from memlaw_jax.errors import UserError
 from memlaw_jax.models.config import DecoderConfig
-from memlaw_jax.models.lora import AdapterWeights, LoraConfig
+from memlaw_jax.models.lora import PATHS, AdapterWeights, LoraConfig
 
 WEIGHTS, META = "adapter.safetensors", "memlaw_adapter.json"
 FORMAT = 1
@@ -33,13 +33,23 @@ class Adapter:
     model_fingerprint: str
 
     def check(self, config: DecoderConfig) -> None:
-        """Refuses a decoder whose layers or widths this adapter does not fit."""
+        """Refuses a decoder that this adapter does not fit, and weights that are not what `lora` says."""
         self.lora.check(config)
         if self.lora.adapted_layers(config) != self.layers:
             raise UserError(
                 f"the adapter belongs to layers {list(self.layers)} of {self.model}; this model differs there."
             )
-        for path, leaf in flatten_dict(self.weights).items():
+        flat = flatten_dict(self.weights)
+        differing = {(*PATHS[target], part) for target in self.lora.targets for part in ("a", "b")} ^ set(flat)
+        if differing:
+            raise UserError(f"the adapter's weights and its targets disagree over {'.'.join(sorted(differing)[0])}.")
+        for path, leaf in flat.items():
+            rank, layers = leaf.shape[-1 if path[-1] == "a" else -2], leaf.shape[0]
+            if (rank, layers) != (self.lora.rank, len(self.layers)):
+                raise UserError(
+                    f"the adapter's {path[-2]} has rank {rank} in {layers} layers, "
+                    f"its configuration says rank {self.lora.rank} in {len(self.layers)}."
+                )
             d_in, d_out = config.linear_shape(path[-2])
             width = leaf.shape[-2] if path[-1] == "a" else leaf.shape[-1]
             if width != (d_in if path[-1] == "a" else d_out):
@@ -49,7 +59,8 @@ class Adapter:
         """Writes the adapter; returns its directory."""
         path = epath.Path(directory)
         path.mkdir(parents=True, exist_ok=True)
-        tensors = {".".join(key): np.asarray(leaf) for key, leaf in flatten_dict(self.weights).items()}
+        # safetensors' NumPy reader knows no bfloat16; float32 holds every bfloat16 number exactly
+        tensors = {".".join(key): np.asarray(leaf, np.float32) for key, leaf in flatten_dict(self.weights).items()}
         meta = {
             "format": FORMAT,
             "lora": dataclasses.asdict(self.lora),
@@ -68,12 +79,17 @@ def load_adapter(directory: str | epath.PathLike) -> Adapter:
     try:
         meta: dict[str, Any] = json.loads((path / META).read_text())
         tensors = load((path / WEIGHTS).read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is no adapter directory: it lacks {META} or {WEIGHTS}.") from None
     except (ValueError, SafetensorError) as error:
         raise UserError(f"the adapter in {path} is corrupt ({error}).") from None
+    if not isinstance(meta, dict):
+        raise UserError(f"the adapter in {path} is corrupt ({META} holds no JSON object).")
     if meta.get("format") != FORMAT:
         raise UserError(f"the adapter in {path} has format {meta.get('format')}, this version reads {FORMAT}.")
+    missing = {"lora", "layers", "model", "model_fingerprint"} - set(meta)
+    if missing:
+        raise UserError(f"the adapter in {path} is corrupt ({META} lacks {', '.join(sorted(missing))}).")
     weights = unflatten_dict({tuple(key.split(".")): jnp.asarray(value) for key, value in tensors.items()})
     return Adapter(
         lora=LoraConfig(**meta["lora"]),

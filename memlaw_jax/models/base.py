@@ -86,20 +86,28 @@ def _directory(source: str) -> epath.Path:
     try:
         return epath.Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja"]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{source} is neither a directory here nor could it be fetched from the hub: {reason}"
+            f"{source} is neither a directory here nor could it be fetched from the hub: {_reason(error)}"
         ) from None
 
 
 def _tokenizer(directory: epath.Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
+    # transformers and tokenizers raise whatever comes (KeyError, plain Exception) over files they cannot read
     try:
-        return AutoTokenizer.from_pretrained(str(directory))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{directory} holds no tokenizer that transformers can read: {reason}") from None
+        tokenizer = AutoTokenizer.from_pretrained(str(directory))
+    except Exception as error:
+        raise UserError(f"{directory} holds no tokenizer that transformers can read: {_reason(error)}") from None
+    # Without tokenizer files some families (Qwen) give one that encodes every text to nothing.
+    if not tokenizer("a").input_ids:
+        raise UserError(f"{directory} holds no tokenizer: transformers finds no vocabulary there.")
+    return tokenizer
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, or its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _plain(config: DecoderConfig, params: Params, tokens: Array) -> Array:

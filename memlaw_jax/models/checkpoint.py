@@ -44,6 +44,8 @@ def read_config(directory: epath.Path) -> DecoderConfig:
         raw = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); fetch it again.") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} holds no JSON object; fetch it again.")
     return DecoderConfig.from_hf(raw)
 
 
@@ -159,8 +161,10 @@ def _shards(directory: epath.Path) -> Iterator[tuple[epath.Path, set[str]]]:
     index = directory / INDEX
     if index.exists():
         try:
-            weight_map = json.loads(index.read_text())["weight_map"]
-        except (ValueError, KeyError):
+            weight_map = dict(json.loads(index.read_text())["weight_map"])
+            if not weight_map:
+                raise ValueError("empty")
+        except (ValueError, KeyError, TypeError):
             raise UserError(f"{index} is not a valid safetensors index; fetch it again.") from None
         for name in sorted(set(weight_map.values())):
             yield directory / name, {tensor for tensor, file in weight_map.items() if file == name}

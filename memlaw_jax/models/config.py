@@ -211,6 +211,11 @@ def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
     missing = {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"} - set(raw)
     if missing:
         raise UserError(f"config.json lacks {', '.join(sorted(missing))}")
+    for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+        if not isinstance(raw[name], int):
+            raise UserError(f"config.json says {name} is {raw[name]!r}, it must be a whole number")
+    if raw["model_type"] == "llama" and raw.get("sliding_window"):
+        raise UserError("config.json sets sliding_window for a llama model, which has full attention only")
     unknown = {key for key, value in raw.items() if value not in (None, False, 0, {}, [])} - _READ - _HARMLESS
     if unknown:
         raise UserError(
@@ -230,6 +235,13 @@ def _rope(raw: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
         raise UserError("partial_rotary_factor is not 1, this decoder rotates whole heads only")
     if kind == "default":
         return theta, None
+    needed = {
+        "linear": ("factor",),
+        "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    }
+    missing = [name for name in needed.get(kind, ()) if name not in scaling]
+    if missing:
+        raise UserError(f"rope scaling {kind!r} lacks {', '.join(missing)}")
     if kind == "linear":
         return theta, RopeScaling(kind=kind, factor=float(scaling["factor"]))
     if kind == "llama3":
@@ -245,7 +257,8 @@ def _rope(raw: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
 
 def _sliding_window(raw: Mapping[str, Any], family: str) -> int | None:
     """One window for every layer or none; a mixture is refused by name."""
-    window, layers = raw.get("sliding_window"), raw["num_hidden_layers"]
+    # transformers' default where Mistral's config leaves the key out
+    window, layers = raw.get("sliding_window", 4096 if family == "mistral" else None), raw["num_hidden_layers"]
     if family in ("qwen2", "qwen3") and not raw.get("use_sliding_window", False):
         window = None
     kinds = set(raw.get("layer_types") or ())

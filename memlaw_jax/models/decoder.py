@@ -30,6 +30,16 @@ def layer_stack(config: DecoderConfig, length: int, name: str | None = None) -> 
     return scanned(config, name=name)
 
 
+class Head(nn.Module):
+    """The output head; its logits are float32 sums, never rounded to the dtype of the hidden states."""
+
+    vocab_size: int
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+        return head_logits(self.param("kernel", KERNEL_INIT, (hidden.shape[-1], self.vocab_size)), hidden)
+
+
 class Decoder(nn.Module):
     """Tokens to logits, without an adapter; `init` makes the frozen parameters."""
 
@@ -46,10 +56,8 @@ class Decoder(nn.Module):
         hidden, _ = layer_stack(cfg, cfg.num_layers, "layers")(embedding(tokens), positions, valid)
         hidden = RmsNorm(cfg.rms_norm_eps, name="norm")(hidden)
         if cfg.tie_word_embeddings:
-            return embedding.attend(hidden).astype(jnp.float32)
-        return nn.Dense(cfg.vocab_size, use_bias=False, kernel_init=KERNEL_INIT, name="lm_head")(hidden).astype(
-            jnp.float32
-        )
+            return head_logits(embedding.embedding.T, hidden)
+        return Head(cfg.vocab_size, name="lm_head")(hidden)
 
 
 def default_positions(tokens: Int[Array, "B T"]) -> Int[Array, "B T"]:

@@ -142,6 +142,8 @@ def pad_rank(weights: AdapterWeights, rank: int) -> AdapterWeights:
 
     def pad(path: Any, leaf: Array) -> Array:
         axis = -1 if path[-1].key == "a" else -2
+        if leaf.shape[axis] > rank:
+            raise UserError(f"an adapter of rank {leaf.shape[axis]} cannot be padded to {rank}.")
         widths = [(0, 0)] * leaf.ndim
         widths[axis] = (0, rank - leaf.shape[axis])
         return jnp.pad(leaf, widths)

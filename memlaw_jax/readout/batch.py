@@ -11,6 +11,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Int
 
+from memlaw_jax.errors import UserError
 from memlaw_jax.models import Base, Cut, Features, frozen_features
 from memlaw_jax.models.decoder import default_positions
 from memlaw_jax.tasks import Encoded
@@ -41,7 +42,16 @@ class Batch:
 
 
 def prepare(base: Base, encoded: Encoded, cut: Cut) -> Batch:
-    """All samples of a data set as one `Batch`: everything below the cut is computed here, once."""
+    """All samples of a data set as one `Batch`: everything below the cut is computed here, once.
+
+    Raises:
+      UserError: a token that the model has no embedding for.
+    """
+    if encoded.tokens.max() >= base.config.vocab_size:
+        raise UserError(
+            f"the tokenizer makes token {encoded.tokens.max()}, but the model's vocabulary ends at "
+            f"{base.config.vocab_size - 1}; model and tokenizer do not belong together."
+        )
     samples, width = encoded.tokens.shape
     rows = max(1, min(samples, FEATURE_TOKENS // width))
     parts = []

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from etils import epath
 
@@ -31,16 +32,16 @@ def exact_products() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Model]:
-    """`model(name, dtype="float32")`: a tiny checkpoint, written once, read through the package."""
+    """`model(name)`: a tiny checkpoint, written once, read through the package.
+
+    `params` are NumPy arrays, so that slices of layers cost no compilation of their own.
+    """
 
     @functools.cache
-    def directory(name: str) -> Path:
-        return tiny.write(tmp_path_factory.mktemp(name), name)
-
-    @functools.cache
-    def load(name: str, dtype: str = "float32") -> Model:
-        path = epath.Path(directory(name))
-        config = read_config(path)
-        return Model(directory(name), config, read_params(path, config, jnp.dtype(dtype)))
+    def load(name: str) -> Model:
+        directory = tiny.write(tmp_path_factory.mktemp(name), name)
+        config = read_config(epath.Path(directory))
+        params = read_params(epath.Path(directory), config, jnp.float32)
+        return Model(directory, config, jax.tree.map(np.asarray, params))
 
     return load

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from memlaw_jax.models import Cut, Decoder, DecoderConfig, LoraConfig, frozen_features, head_logits, run_upper
@@ -35,22 +34,42 @@ def compiled(*static: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 @compiled(0)
-def decode(config: DecoderConfig, params: Any, tokens: Any, positions: Any = None, valid: Any = None) -> jax.Array:
-    """The whole decoder, no adapter."""
+def _decode(config: DecoderConfig, params: Any, tokens: Any, positions: Any, valid: Any) -> jax.Array:
     return Decoder(config).apply({"params": params}, tokens, positions, valid)
 
 
 @compiled(0, 2)
-def below(config: DecoderConfig, params: Any, cut: Cut, tokens: Any, positions: Any, valid: Any = None) -> Any:
+def _below(config: DecoderConfig, params: Any, cut: Cut, tokens: Any, positions: Any, valid: Any) -> Any:
     return frozen_features(config, params, cut, tokens, positions, valid)
 
 
 @compiled(0, 2)
+def _above(config: DecoderConfig, upper: Upper, cut: Cut, features: Any, positions: Any, lora: Any, valid: Any) -> Any:
+    return head_logits(upper.head, run_upper(config, upper, cut, features, positions, lora, valid))
+
+
+def counted(tokens: np.ndarray) -> np.ndarray:
+    """Positions 0, 1, 2, … in every row."""
+    return np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
+
+
+def decode(config: DecoderConfig, params: Any, tokens: np.ndarray, positions: Any = None, valid: Any = None) -> Any:
+    """The whole decoder, no adapter. Without `valid`, every token is (one program serves both)."""
+    positions = counted(tokens) if positions is None else positions
+    return _decode(config, params, tokens, positions, np.ones(tokens.shape, bool) if valid is None else valid)
+
+
+def below(config: DecoderConfig, params: Any, cut: Cut, tokens: Any, positions: Any, valid: Any = None) -> Any:
+    """Frozen features."""
+    return _below(config, params, cut, tokens, positions, np.ones(tokens.shape, bool) if valid is None else valid)
+
+
 def above(
     config: DecoderConfig, upper: Upper, cut: Cut, features: Any, positions: Any, lora: Any, valid: Any = None
-) -> jax.Array:
+) -> Any:
     """Logits from frozen features."""
-    return head_logits(upper.head, run_upper(config, upper, cut, features, positions, lora, valid))
+    valid = np.ones(positions.shape, bool) if valid is None else valid
+    return _above(config, upper, cut, features, positions, lora, valid)
 
 
 @compiled(0)
@@ -77,8 +96,8 @@ def random_adapter(config: DecoderConfig, lora: LoraConfig, seed: int) -> Adapte
         module, layers = weights, len(lora.adapted_layers(config))
         for name in path:
             module = module.setdefault(name, {})
-        module["a"] = jnp.asarray(rng.standard_normal((layers, d_in, lora.rank)) / np.sqrt(d_in), jnp.float32)
-        module["b"] = jnp.asarray(rng.standard_normal((layers, lora.rank, d_out)) / np.sqrt(lora.rank), jnp.float32)
+        module["a"] = (rng.standard_normal((layers, d_in, lora.rank)) / np.sqrt(d_in)).astype(np.float32)
+        module["b"] = (rng.standard_normal((layers, lora.rank, d_out)) / np.sqrt(lora.rank)).astype(np.float32)
     return weights
 
 

@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 
 from memlaw_jax.models import Cut, LoraConfig, scaled, upper_weights
-from memlaw_jax.models.checkpoint import read_params
-from memlaw_jax.models.decoder import default_positions, embed, take_layers
+from memlaw_jax.models.decoder import embed, take_layers
 from memlaw_jax.models.lora import PATHS
 
 from . import tiny
 from .conftest import Model
-from .forward import above, below, decode, leaf, random_adapter, stack
+from .forward import above, below, counted, decode, leaf, random_adapter, stack
 
 CASES = list(tiny.CASES)
 # Issue 3's bound. float32 sums over 64 to 96 terms in another order differ by about 1e-6 at unit scale and a few layers
@@ -31,7 +30,7 @@ def ours(made: Model, side: str) -> np.ndarray:
     """Logits at real positions `[P, V]`."""
     if side == "right":
         tokens, valid = tiny.right_padded()
-        positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
+        positions = counted(tokens)
     else:
         tokens, positions, valid = tiny.left_padded()
     return np.asarray(decode(made.config, made.params, tokens, positions, valid))[valid]
@@ -91,7 +90,7 @@ def test_logits_equal_those_of_torch(name: str, model: Callable[..., Model], tor
         np.testing.assert_allclose(ours(model(name), side), torch_logits(name, side), rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["qwen3", "llama3-old-schema", "qwen2", "mistral"])
 def test_bfloat16_is_as_close_to_the_truth_as_torch_is(
     name: str, model: Callable[..., Model], torch_logits: Callable[..., np.ndarray]
 ):
@@ -99,15 +98,17 @@ def test_bfloat16_is_as_close_to_the_truth_as_torch_is(
 
     bfloat16 has 8 bits: each rounding is up to 2⁻⁹ = 0.2 % of a value, and a dozen of them a block on values of unit
     scale over 3 to 5 blocks give about 1 % of the logits' scale. Bounds: our root-mean-square error is at most 1.25
-    times torch's (two draws of the same noise over 2,900 logits differ less), and no logit is off by 0.2, some ten
-    standard deviations of it.
+    times torch's (two draws of that noise: 0.92 to 1.13 were measured over the nine checkpoints), and no logit is off
+    by 0.12 from the truth or 0.15 from torch, eight to ten standard deviations (measured: 0.07 and 0.08).
     """
-    rounded = jax.tree.map(lambda x: x.astype(jnp.float32), model(name, "bfloat16").params)
-    truth = ours(model(name)._replace(params=rounded), "right")
-    mine = ours(model(name, "bfloat16"), "right") - truth
+    made = model(name)
+    short = jax.tree.map(lambda x: np.asarray(x).astype(jnp.bfloat16), made.params)
+    truth = ours(made._replace(params=jax.tree.map(lambda x: x.astype(np.float32), short)), "right")
+    mine = ours(made._replace(params=short), "right") - truth
     theirs = torch_logits(name, "right", "bfloat16") - truth
     assert np.sqrt((mine**2).mean()) <= 1.25 * np.sqrt((theirs**2).mean())
-    assert np.abs(mine).max() < 0.2
+    assert np.abs(mine).max() < 0.12
+    assert np.abs(mine - theirs).max() < 0.15
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,6 @@ def test_bfloat16_is_as_close_to_the_truth_as_torch_is(
     [
         ("llama3-new-schema", {"rope_scaling": None}),
         ("llama-linear", {"rope_scaling": None}),
-        ("mistral", {"sliding_window": None}),
         ("mistral", {"sliding_window": 4}),
         ("qwen2-sliding-tied", {"sliding_window": 5}),
         ("qwen3", {"rope_theta": 1e4}),
@@ -143,23 +143,23 @@ def test_the_parity_is_sensitive_to_each_small_tensor(
     assert np.abs(wrong - goldens[f"{name}/right"]).max() > 25 * TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["qwen3", "mistral"])
-def test_hidden_states_agree_at_every_depth(name: str, model: Callable[..., Model]):
+def test_hidden_states_agree_at_every_depth(model: Callable[..., Model]):
     """The stack can be run up to any layer, and is torch's there (before the last norm)."""
     torch = pytest.importorskip("torch")
-    made = model(name)
+    made = model("qwen3")
     tokens = tiny.right_padded()[0][:1]  # the row without padding
     with torch.inference_mode():
         found = load_torch(made.directory)(torch.tensor(tokens).long(), output_hidden_states=True).hidden_states
     hidden = embed(made.params, tokens)
     for depth in range(1, made.config.num_layers):
         layers = take_layers(made.params["layers"], 0, depth)
-        here = stack(made.config, layers, hidden, default_positions(tokens))
+        here = stack(made.config, layers, hidden, counted(tokens))
         np.testing.assert_allclose(here, found[depth].numpy(), rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("targets", [("mlp",), tuple(target for target in PATHS if target != "mlp")])
-@pytest.mark.parametrize("name", ["qwen3", "qwen2"])
+@pytest.mark.parametrize(
+    ("name", "targets"), [("qwen3", ("mlp",)), ("qwen2", tuple(target for target in PATHS if target != "mlp"))]
+)
 def test_adapters_equal_forward_hooks_in_torch(
     name: str, targets: tuple[str, ...], model: Callable[..., Model], torch_logits: Callable[..., np.ndarray]
 ):
@@ -179,7 +179,7 @@ def test_adapters_equal_forward_hooks_in_torch(
         for index, layer in enumerate(lora.layers or ()):
             attach(target, index, layer)
     tokens, valid = tiny.right_padded()
-    cut, positions = Cut.of(made.config, lora), default_positions(jnp.asarray(tokens))
+    cut, positions = Cut.of(made.config, lora), counted(tokens)
     features = below(made.config, made.params, cut, tokens, positions)
     found = above(
         made.config, upper_weights(made.config, made.params, cut), cut, features, positions, scaled(weights, lora.scale)
@@ -187,14 +187,3 @@ def test_adapters_equal_forward_hooks_in_torch(
     want = torch_logits(name, "right", loaded=loaded)
     assert np.abs(want - torch_logits(name, "right")).max() > 0.1  # the hooks did something
     np.testing.assert_allclose(np.asarray(found)[valid], want, rtol=0, atol=TOLERANCE)
-
-
-def test_float16_weights_give_what_their_float32_values_give(tmp_path: Path, model: Callable[..., Model]):
-    """Reading f16 as float32 is exact, so nothing may be rounded twice."""
-    from etils import epath
-
-    made = model("llama-linear")
-    path = epath.Path(tiny.write(tmp_path / "f16", "llama-linear", dtype="float16"))
-    params = read_params(path, made.config, jnp.float32)
-    want = jax.tree.map(lambda x: np.asarray(x).astype(np.float16).astype(np.float32), made.params)
-    jax.tree.map(np.testing.assert_array_equal, params, want)

@@ -168,7 +168,7 @@ def right_padded() -> tuple[np.ndarray, np.ndarray]:
 
 
 def left_padded() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`(tokens, positions, valid)`: the same rows with their padding in front, positions counted from the first token."""
+    """`(tokens, positions, valid)`: the same rows, padding in front, positions from the first token."""
     tokens, valid = right_padded()
     for row, length in enumerate(LENGTHS):
         tokens[row], valid[row] = np.roll(tokens[row], -length), np.roll(valid[row], -length)
