@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    args = parser().parse_args(arguments)
+    args = _parse(arguments)
     try:
         result, words = args.run(args)
     except UserError as error:
@@ -65,6 +65,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 143
     print(json.dumps(result) if args.json else words)
     return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Overrides may stand before and after options; argparse leaves those after an option over."""
+    top = parser()
+    args, rest = top.parse_known_args(arguments)
+    if rest and (not hasattr(args, "overrides") or any(word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides += rest
+    return args
 
 
 class _Terminated(BaseException):

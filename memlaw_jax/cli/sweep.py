@@ -51,12 +51,14 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     words = [f"{len(frame)} cells finished, {log.new} of them now, in {seconds:.0f} s."]
     if diverged:
         words.append(f"{diverged} cells diverged (a loss that is no finite number); try a smaller learning rate.")
+    learned = diverged < len(frame)
     words += [
-        _table(frame),
+        *([_table(frame)] if learned else []),
         f"Records: {out / 'results.jsonl'}",
         f"Curves:  tensorboard --logdir {out / 'tensorboard'}",
     ]
-    words += [f"Figure:  {path}" for path in draw_sweep(out, out) if path.suffix == ".png"]
+    if learned:
+        words += [f"Figure:  {path}" for path in draw_sweep(out, out) if path.suffix == ".png"]
     words.append(f"Next:    memlaw fit {out}")
     return result, "\n".join(words)
 

@@ -77,8 +77,9 @@ class ResultStore:
             scratch = path.with_suffix(".part")
             _write_synced(scratch, buffer.getvalue())
             os.replace(scratch, path)
-            self._append_line(to_line(record))
-        self.records.append(dict(record))
+            line = to_line(record)
+            self._append_line(line)
+        self.records.append(json.loads(line))  # as it will be read
 
     def frame(self) -> pd.DataFrame:
         """All finished cells as a table."""
@@ -87,11 +88,13 @@ class ResultStore:
         return pd.DataFrame(self.records)
 
     def _append_line(self, line: str) -> None:
-        with open(self.results, "ab") as file:
+        rest = memoryview(line.encode())
+        # Unbuffered: a buffer would write what it still holds when it is closed, after the cut.
+        with open(self.results, "ab", buffering=0) as file:
             size = file.tell()
             try:
-                file.write(line.encode())
-                file.flush()
+                while rest:
+                    rest = rest[file.write(rest) :]
                 os.fsync(file.fileno())
             except OSError:
                 os.truncate(self.results, size)  # half a line would hide the next one
@@ -111,12 +114,16 @@ class ResultStore:
             return
         try:
             found = json.loads(path.read_text())
+            if not isinstance(found, dict):
+                raise ValueError
         except ValueError:
-            raise UserError(f"{path} is not valid JSON; choose another output folder.") from None
+            raise UserError(f"{path} is no JSON object; choose another output folder.") from None
         if found != identity:
-            key = next(key for key in [*identity, *found] if identity.get(key) != found.get(key))
+            none = "absent"
+            key = next(key for key in [*identity, *found] if identity.get(key, none) != found.get(key, none))
             raise UserError(
-                f"{self.directory} belongs to another sweep: its {key} is {found.get(key)}, yours {identity.get(key)}; "
+                f"{self.directory} belongs to another sweep: its {key} is {found.get(key, none)}, yours "
+                f"{identity.get(key, none)}; "
                 "choose another output folder."
             )
 
@@ -132,9 +139,11 @@ class ResultStore:
         records = []
         for number, line in enumerate(data[:complete].splitlines(), start=1):
             try:
-                records.append(json.loads(line))
-            except ValueError:
-                raise UserError(f"{self.results}, line {number} is not JSON; remove that line to go on.") from None
+                record = json.loads(line)
+                record["cell_id"]
+            except (ValueError, TypeError, KeyError):
+                raise UserError(f"{self.results}, line {number} is no record; remove that line to go on.") from None
+            records.append(record)
         return records
 
     @contextmanager

@@ -28,6 +28,7 @@ from memlaw_jax.training.step import Lane, LaneSettings, Metrics, Program, new_l
 
 STEPS_PER_DISPATCH = 50
 LANES = 16
+NO_LOSS = 1e-3  # nats; below it a gradient may round to zero in an adapter that is merely done
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class History:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A finished cell. `stopped` is `budget` or `diverged` (a loss that is no finite number).
+    """A finished cell. `stopped` is `budget`, or `diverged` (a loss that is no finite number or has no gradient).
 
     `seconds` is the cell's share of the dispatches it took part in, `token_visits` the answer tokens it trained on.
     """
@@ -132,7 +133,7 @@ class _Pool:
     ):
         self.config, self.encoded, self.optim, self.placement = base.config, encoded, optim, placement
         self.queue = deque(cells)
-        self.program = Program(base.config, Cut.of(base.config, cells[0].lora), objective, optim)
+        self.program = Program(base.config, Cut.of(base.config, cells[0].lora), objective, optim.compiled)
         self.samples = len(encoded.tokens)
         self.total = optim.total_steps(self.samples)
         self.steps = math.ceil(self.total / math.ceil(self.total / steps_per_dispatch))  # even dispatches
@@ -152,7 +153,9 @@ class _Pool:
         self._refill()
         while any(self.running):
             self._dispatch(listen)
-            finished = [i for i, lane in enumerate(self.running) if lane and self._stopped(lane)]
+            finished = [
+                i for i, lane in enumerate(self.running) if lane and (lane.done >= self.total or not self._alive(lane))
+            ]
             if finished:
                 yield from self._harvest(finished)
                 self._refill()
@@ -216,10 +219,11 @@ class _Pool:
             return int(self.answer_tokens.sum()) * len(rows)
         return int(self.answer_tokens[rows[rows >= 0]].sum())
 
-    def _stopped(self, lane: _Running) -> str | None:
-        if not np.isfinite(lane.metrics[-1].objective).all():
-            return "diverged"
-        return "budget" if lane.done >= self.total else None
+    def _alive(self, lane: _Running) -> bool:
+        """Whether the last dispatch can still learn: an overflow ends in NaN, or in a loss that has no gradient."""
+        last = lane.metrics[-1]
+        dead = (last.gradient_norm == 0) & (last.objective > NO_LOSS)
+        return bool(np.isfinite(last.objective).all() and not dead.any())
 
     def _verify(self) -> list[RecallReport]:
         nats, right = verify(
@@ -232,7 +236,7 @@ class _Pool:
         reports = self._verify()
         assert self.initial is not None
         for i in finished:
-            lane = self.running[i]
+            lane, final = self.running[i], reports[i]
             assert lane is not None
             self.running[i] = None
             whole: Any = jax.tree.map(lambda *leaves: np.concatenate(leaves), *lane.metrics)
@@ -241,11 +245,12 @@ class _Pool:
                 cell=lane.cell,
                 weights=trim_rank(weights, lane.cell.lora.rank),
                 initial=self.initial,
-                final=reports[i],
+                final=final,
                 history=History(loss=whole.loss, accuracy=whole.accuracy, gradient_norm=whole.gradient_norm),
                 steps=lane.done,
                 token_visits=lane.token_visits,
-                stopped=self._stopped(lane) or "budget",
+                # the last update itself can blow up, which only the verification sees
+                stopped="budget" if self._alive(lane) and np.isfinite(final.nats).all() else "diverged",
                 seconds=lane.seconds,
             )
 

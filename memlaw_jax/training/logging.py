@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -36,16 +40,53 @@ class Watcher(Protocol):
         ...
 
 
+class _Curve:
+    """The scalars of one TensorBoard run, written where they are added.
+
+    tensorboardX's SummaryWriter writes in a thread; when a full disk kills that, adding a scalar waits for ever. Here
+    the first write that fails ends the curve and nothing else: a sweep's results are its records.
+    """
+
+    def __init__(self, directory: Path):
+        from tensorboardX import summary
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._event, self._scalar = Event, summary.scalar
+        self._writer: EventsWriter | None = None
+        with self._ending():
+            directory.mkdir(parents=True, exist_ok=True)
+            self._writer = EventsWriter(str(directory / "events"))
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        """One point."""
+        with self._ending():
+            if self._writer and np.isfinite(value):
+                event = self._event(wall_time=time.time(), step=step, summary=self._scalar(tag, value))
+                self._writer.write_event(event)
+
+    def close(self) -> None:
+        """Writes what is buffered."""
+        with self._ending():
+            if self._writer:
+                self._writer.close()
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            warnings.warn(f"a TensorBoard curve ends here, it cannot be written: {error}", stacklevel=2)
+
+
 class Log:
     """A tqdm bar on standard error and TensorBoard scalars below `directory`."""
 
     def __init__(self, directory: str | os.PathLike[str], *, bar: bool = True):
-        from tensorboardX import SummaryWriter
-
-        self._open = SummaryWriter
         self._directory = Path(directory) / "tensorboard"
         self._show = bar
-        self._writers: dict[str, SummaryWriter] = {}
+        self._curves: dict[str, _Curve] = {}
         self.new = 0
 
     def begin(self, *, total: int, done: int, work: int) -> None:
@@ -57,9 +98,9 @@ class Log:
         self._describe()
 
     def stepped(self, cell: Cell, step: int, metrics: Metrics, work: int) -> None:
-        writer = self._writers.get(cell.name)
-        if writer is None:
-            writer = self._writers[cell.name] = self._open(str(self._directory / cell.name))
+        if cell.name not in self._curves:
+            self._curves[cell.name] = _Curve(self._directory / cell.name)
+        writer = self._curves[cell.name]
         count = len(metrics.loss)
         for i in sorted({int(i) for i in np.linspace(0, count - 1, min(count, POINTS_PER_DISPATCH))}):
             writer.add_scalar("train/nats_per_answer_token", float(metrics.loss[i]), step + i)
@@ -68,7 +109,7 @@ class Log:
         self._bar.update(work)
 
     def finished(self, cell: Cell, outcome: Outcome) -> None:
-        writer = self._writers.pop(cell.name)
+        writer = self._curves.pop(cell.name)
         writer.add_scalar("final/nats_per_answer_token", outcome.final.loss, outcome.steps)
         writer.add_scalar("final/exact_match", outcome.final.exact_match, outcome.steps)
         writer.close()
@@ -76,7 +117,7 @@ class Log:
         self._describe()
 
     def end(self) -> None:
-        for writer in self._writers.values():
+        for writer in self._curves.values():
             writer.close()
         self._bar.close()
 

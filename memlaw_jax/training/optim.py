@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Annotated, ClassVar, Literal
 
@@ -46,6 +47,11 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise UserError(f"optim has steps {self.steps} and epochs {self.epochs}; give exactly one of them.")
+
+    @property
+    def compiled(self) -> OptimConfig:
+        """Without what is an argument of the compiled step, so that another rate or length needs no other program."""
+        return dataclasses.replace(self, learning_rate=1.0, steps=1, epochs=None, batch_size=None)
 
     def batch(self, samples: int) -> int:
         """Samples a step, of a data set of `samples`."""

@@ -83,7 +83,7 @@ def train_step(
         objective=value,
         loss=jnp.where(batch.answer_mask, scores.nats, 0.0).sum() / counted,
         accuracy=(batch.answer_mask & scores.right).sum() / counted,
-        gradient_norm=optax.global_norm(gradient),
+        gradient_norm=optax.tree.norm(gradient),
     )
     unspent = lane.step < settings.total_steps
     return jax.tree.map(lambda new, old: jnp.where(unspent, new, old), stepped, lane), metrics

@@ -1,0 +1,141 @@
+"""A small experiment that the training tests share, and the same training written a second time, the slow way."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from memlaw_jax.models import Base, DecoderConfig, LoraConfig, init_adapter, scaled
+from memlaw_jax.models.decoder import embed, final_norm, head_kernel, run_layers
+from memlaw_jax.objectives import Sft
+from memlaw_jax.tasks import Encoded, Sample, pad
+from memlaw_jax.training import Cell, History, OptimConfig, Outcome, train_cells
+
+LINEAR = ("q_proj", "down_proj")
+
+
+def sequence(base: Base, tokens: int = 20) -> Encoded:
+    """One sample of random ordinary tokens: a prompt, an answer, and a suffix that is trained but not counted."""
+    rng = np.random.default_rng(0)
+    draw = [int(token) for token in rng.integers(0, 95, 8 + tokens)]
+    sample = Sample(key="one", prompt=tuple(draw[:8]), answer=tuple(draw[8:]), suffix=(96,))
+    return pad([sample], pad_id=base.pad_id)
+
+
+def book(base: Base, records: int = 7) -> Encoded:
+    """Samples of unequal length, so that a mean over tokens is no mean over samples."""
+    rng = np.random.default_rng(1)
+    samples = []
+    for i in range(records):
+        prompt = tuple(int(token) for token in rng.integers(0, 95, 4))
+        answer = tuple(int(token) for token in rng.integers(0, 95, 1 + i % 4))
+        samples.append(Sample(key=str(i), prompt=prompt, answer=answer, suffix=(96,)))
+    return pad(samples, pad_id=base.pad_id)
+
+
+def cells(targets: tuple[str, ...] = ("mlp",)) -> list[Cell]:
+    """Different in everything that the adapters of one batch may differ in: rank, seed, rate, alpha, initialisation."""
+    settings: list[tuple[dict[str, Any], int, float]] = [
+        ({"rank": 1}, 0, 1e-2),
+        ({"rank": 3, "alpha": 6.0}, 1, 3e-3),
+        ({"rank": 8, "alpha": 4.0, "init": "peft"}, 2, 2e-2),
+        ({"rank": 2, "init": "rslora"}, 3, 1e-2),
+        ({"rank": 8}, 4, 5e-3),
+    ]
+    return [
+        Cell(lora=LoraConfig(targets=targets, **lora), seed=seed, learning_rate=rate, name=f"cell {seed}")
+        for lora, seed, rate in settings
+    ]
+
+
+# A clip that bites at some steps and some lanes only, and a decay of the weights, so that both can go wrong.
+OPTIM = OptimConfig(steps=20, clip=0.8, weight_decay=0.1)
+
+
+def run(base: Base, encoded: Encoded, todo: Sequence[Cell], **options: Any) -> dict[str, Outcome]:
+    """Outcomes by the cell's name."""
+    settings: dict[str, Any] = {"objective": Sft(), "optim": OPTIM, "steps_per_dispatch": 10, **options}
+    return {outcome.cell.name: outcome for outcome in train_cells(base, encoded, todo, **settings)}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What one adapter does when it is trained alone and nothing is cached, padded, batched or scanned."""
+
+    history: History
+    objective: np.ndarray
+    weights: Any
+
+
+def reference(
+    base: Base, encoded: Encoded, cell: Cell, optim: OptimConfig, batches: Iterable[Sequence[int]]
+) -> Reference:
+    """A full forward pass of the whole model each step, a plain softmax, and optax.adamw with its own schedule."""
+    batches = list(batches)
+    schedule = optax.linear_schedule(cell.learning_rate, 0.0, len(batches))
+    adamw = optax.adamw(schedule, b1=optim.beta1, b2=optim.beta2, eps=optim.eps, weight_decay=optim.weight_decay)
+    clip = optax.identity() if optim.clip is None else optax.clip_by_global_norm(optim.clip)
+    update = jax.jit(optax.chain(clip, adamw).update)
+    weights = init_adapter(base.config, cell.lora, jax.random.key(cell.seed))
+    state = optax.chain(clip, adamw).init(weights)
+    rows = []
+    for batch in batches:
+        chosen = np.isin(np.arange(len(encoded.tokens)), batch)[:, None]
+        masks = encoded.train_mask & chosen, encoded.answer_mask & chosen
+        (value, seen), gradient = _loss(base.config, cell.lora, base.params, weights, encoded_arrays(encoded), masks)
+        norm = np.sqrt(sum(float((leaf.astype(np.float64) ** 2).sum()) for leaf in jax.tree.leaves(_numpy(gradient))))
+        rows.append((float(value), *(float(number) for number in seen), norm))
+        updates, state = update(gradient, state, weights)
+        weights = jax.tree.map(jnp.add, weights, updates)
+    objective, loss, accuracy, gradient_norm = np.array(rows).T
+    history = History(loss=loss, accuracy=accuracy, gradient_norm=gradient_norm)
+    return Reference(history=history, objective=objective, weights=_numpy(weights))
+
+
+def encoded_arrays(encoded: Encoded) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return encoded.tokens, encoded.answer_index, encoded.labels
+
+
+def whole_logits(config: DecoderConfig, lora: LoraConfig, params: Any, weights: Any, tokens: Any) -> jax.Array:
+    """Logits of the uncut decoder, every layer of which has an adapter, most of them of zeros."""
+    adapted = jnp.array(lora.adapted_layers(config))
+    everywhere = jax.tree.map(
+        lambda leaf: jnp.zeros((config.num_layers, *leaf.shape[1:])).at[adapted].set(leaf), scaled(weights, lora.scale)
+    )
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    hidden = run_layers(config, params["layers"], embed(params, tokens), positions, None, everywhere)
+    return final_norm(config, params["norm"], hidden) @ head_kernel(config, params)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _loss(config: DecoderConfig, lora: LoraConfig, params: Any, weights: Any, arrays: Any, masks: Any) -> Any:
+    tokens, index, labels = arrays
+    trained, counted = masks
+
+    def objective(weights: Any) -> Any:
+        logits = whole_logits(config, lora, params, weights, tokens)
+        logits = jnp.take_along_axis(logits, index[..., None], axis=1)
+        nats = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
+        right = logits.argmax(axis=-1) == labels
+        loss, accuracy = (nats * counted).sum() / counted.sum(), (right & counted).sum() / counted.sum()
+        return (nats * trained).sum() / trained.sum(), (loss, accuracy)
+
+    return jax.value_and_grad(objective, has_aux=True)(weights)
+
+
+def _numpy(tree: Any) -> Any:
+    return jax.tree.map(np.asarray, tree)
+
+
+def distance(one: Any, other: Any) -> float:
+    """How far two trees of weights are apart, against their size."""
+    pairs = list(zip(jax.tree.leaves(_numpy(one)), jax.tree.leaves(_numpy(other)), strict=True))
+    apart = sum(float(((a - b).astype(np.float64) ** 2).sum()) for a, b in pairs)
+    return float(np.sqrt(apart / sum(float((b.astype(np.float64) ** 2).sum()) for _, b in pairs)))
