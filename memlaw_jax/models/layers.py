@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from memlaw_jax.models.attention import attend
 from memlaw_jax.models.config import DecoderConfig
 from memlaw_jax.models.rope import rotate
 
@@ -76,16 +77,7 @@ class Attention(nn.Module):
         q = rotate(heads("q_proj", cfg.num_heads, "q_norm"), positions, cfg)
         k = rotate(heads("k_proj", cfg.num_kv_heads, "k_norm"), positions, cfg)
         v = heads("v_proj", cfg.num_kv_heads, "")
-        mixed = jax.nn.dot_product_attention(
-            q,
-            k,
-            v,
-            is_causal=True,
-            mask=None if valid is None else valid[:, None, None, :],
-            # jax counts the keys to the left of the query, Hugging Face the window with the query in it
-            local_window_size=None if cfg.sliding_window is None else (cfg.sliding_window - 1, 0),
-            implementation="xla",
-        )
+        mixed = attend(q, k, v, valid, cfg.sliding_window)
         return LoraDense(cfg.hidden_size, name="o_proj")(mixed.reshape(*x.shape[:-1], -1))
 
 
