@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from types import FrameType
 
@@ -53,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     args = _parse(arguments)
     try:
-        result, words = args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            result, words = args.run(args)
     except UserError as error:
         print(f"memlaw: error: {error}", file=sys.stderr)
         return 2
@@ -76,6 +79,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if rest:
         args.overrides += rest
     return args
+
+
+def _warn(message: Warning | str, *_: object) -> None:
+    print(f"memlaw: warning: {message}", file=sys.stderr)
 
 
 class _Terminated(BaseException):
