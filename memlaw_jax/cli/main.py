@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parse(arguments)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _warn
+            warnings.showwarning = _warn  # type: ignore[assignment]
             result, words = args.run(args)
     except UserError as error:
         print(f"memlaw: error: {error}", file=sys.stderr)
