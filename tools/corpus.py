@@ -1,7 +1,8 @@
 """The embedded base model's corpus: the Python sources of the CPython that runs this script (PSF licence).
 
-Files are split by a hash of their path: about one in forty is held out, whole, and never seen by the tokenizer or
-the model. Machine-made tables (codec maps and the like) are left out on both sides, since they flatter everybody.
+Files are ordered by a hash of their path: the first of them, up to 320 kB, are held out, whole, and never seen by the
+tokenizer or the model. Machine-made tables (codec maps and the like) are left out on both sides, since they flatter
+everybody.
 """
 
 from __future__ import annotations

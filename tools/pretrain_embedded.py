@@ -88,7 +88,7 @@ def write(
     tokenizer.save_pretrained(fresh)
     (fresh / "heldout.txt").write_text("".join(held), encoding="utf-8")
     (fresh / "training.json").write_text(json.dumps(report, indent=2) + "\n")
-    for kept in ("README.md", "LICENSE", "__init__.py"):
+    for kept in ("README.md", "LICENSE.python"):
         if (out / kept).exists():
             shutil.copy(out / kept, fresh / kept)
     shutil.rmtree(out, ignore_errors=True)

@@ -70,7 +70,8 @@ def _cells(law: Law) -> str:
         f"Used {len(used)} of {len(law.cells)} cells, {_count(runs, 'run')}, over {ranks} ranks and {lengths} lengths"
     )
     if dropped:
-        text += f"; {len(dropped)} saturated (final loss at or below ln 2, filter '{law.filter}') were left out"
+        loss = "own final loss" if law.filter == "paper" else "final loss, as the law predicts it,"
+        text += f"; {len(dropped)} were left out as saturated: their {loss} is at or below ln 2"
     if law.diverged:
         text += f"; {_count(law.diverged, 'diverged run')} left out"
     return text + "."

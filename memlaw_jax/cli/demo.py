@@ -39,14 +39,25 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if not args.json:
         print(f"{_cells(config)} adapters on the embedded base model; results go to {out}.", file=sys.stderr)
     base = load_base(config.model, config.dtype)
-    results = run_sweep(base, config, out, Log(out, bar=not args.json))
+    log = Log(out, bar=not args.json)
+    results = run_sweep(base, config, out, log)
     law, written, found = fit_and_draw([out], out / "law")
     seconds = round(time.perf_counter() - begun, 1)
     frame = results.frame()
     recalled = frame[frame["exact_match"] == 1.0]
     longest = recalled.groupby("rank")["length"].max()
-    words = [found, _recalled(longest), f"\nTook {seconds:.0f} s. Files:", f"  {out / 'results.jsonl'}"]
-    result = law_json(law) | {"seconds": seconds, "out": str(out), "files": [str(path) for path in written]}
+    words = [
+        found,
+        _recalled(longest),
+        f"\nTook {seconds:.0f} s, {log.new} of {len(frame)} adapters trained now. Files:",
+        f"  {out / 'results.jsonl'}",
+    ]
+    result = law_json(law) | {
+        "seconds": seconds,
+        "new": log.new,
+        "out": str(out),
+        "files": [str(path) for path in written],
+    }
     return result, "\n".join(words + [f"  {path}" for path in written])
 
 

@@ -61,10 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"memlaw: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nmemlaw: stopped. Finished cells are kept; the same command goes on from there.", file=sys.stderr)
+        print("\nmemlaw: stopped. Nothing finished is lost; the same command goes on from there.", file=sys.stderr)
         return 130
     except _Terminated:
-        print("\nmemlaw: terminated. Finished cells are kept; the same command goes on from there.", file=sys.stderr)
+        print("\nmemlaw: terminated. Nothing finished is lost; the same command goes on from there.", file=sys.stderr)
         return 143
     print(json.dumps(result) if args.json else words)
     return 0

@@ -55,17 +55,20 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     words += [
         *([_table(frame)] if learned else []),
         f"Records: {out / 'results.jsonl'}",
-        f"Curves:  tensorboard --logdir {out / 'tensorboard'}",
+        f"Curves:  {out / 'tensorboard'} (for TensorBoard)",
     ]
     if learned:
-        words += [f"Figure:  {path}" for path in draw_sweep(out, out) if path.suffix == ".png"]
+        words += [f"Figure:  {path}" for path in draw_sweep(frame, out) if path.suffix == ".png"]
     words.append(f"Next:    memlaw fit {out}")
     return result, "\n".join(words)
 
 
 def _table(frame: Any) -> str:
-    """Exact match by rank and length, mean over seeds."""
-    mean = frame.pivot_table(index="rank", columns="length", values=["loss_final", "exact_match"], aggfunc="mean")
+    """Final loss and exact match by rank and length, mean over seeds."""
+    axes = [name for name in ("method", "learning_rate") if frame[name].nunique() > 1]
+    mean = frame.pivot_table(
+        index=[*axes, "rank"], columns="length", values=["loss_final", "exact_match"], aggfunc="mean"
+    )
     parts = []
     for name, title in (("loss_final", "final loss, nats per answer token"), ("exact_match", "exact match")):
         parts.append(f"\n{title} (rows: rank, columns: answer tokens)\n{mean[name].to_string(float_format='%.3f')}\n")

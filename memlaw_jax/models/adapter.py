@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,8 +33,13 @@ class Adapter:
     model: str
     model_fingerprint: str
 
-    def check(self, config: DecoderConfig) -> None:
-        """Refuses a decoder that this adapter does not fit, and weights that are not what `lora` says."""
+    def check(self, config: DecoderConfig, fingerprint: str | None = None) -> None:
+        """Refuses a decoder that this adapter does not fit, and weights that are not what `lora` says.
+
+        Warns where `fingerprint` is that of another checkpoint than the one it was trained on.
+        """
+        if fingerprint not in (None, self.model_fingerprint):
+            warnings.warn(f"the adapter was trained on other weights, those of {self.model}", stacklevel=3)
         self.lora.check(config)
         if self.lora.adapted_layers(config) != self.layers:
             raise UserError(
@@ -58,7 +64,6 @@ class Adapter:
     def save(self, directory: str | epath.PathLike) -> epath.Path:
         """Writes the adapter; returns its directory."""
         path = epath.Path(directory)
-        path.mkdir(parents=True, exist_ok=True)
         # safetensors' NumPy reader knows no bfloat16; float32 holds every bfloat16 number exactly
         tensors = {".".join(key): np.asarray(leaf, np.float32) for key, leaf in flatten_dict(self.weights).items()}
         meta = {
@@ -68,8 +73,13 @@ class Adapter:
             "model": self.model,
             "model_fingerprint": self.model_fingerprint,
         }
-        (path / WEIGHTS).write_bytes(save(tensors))
-        (path / META).write_text(json.dumps(meta, indent=2) + "\n")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / WEIGHTS).write_bytes(save(tensors))
+            (path / META).write_text(json.dumps(meta, indent=2) + "\n")
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"cannot write the adapter to {path}: {reason}; choose another folder.") from error
         return path
 
 

@@ -46,7 +46,7 @@ class Base:
         tokens = jnp.asarray(tokens, jnp.int32)
         if adapter is None:
             return _plain_logits(self.config, self.params, tokens)
-        adapter.check(self.config)
+        adapter.check(self.config, self.fingerprint)
         return _adapted_logits(
             self.config, Cut.of(self.config, adapter.lora), self.params, tokens, adapter.weights, adapter.lora.scale
         )

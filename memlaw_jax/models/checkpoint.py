@@ -46,7 +46,12 @@ def read_config(directory: epath.Path) -> DecoderConfig:
         raise UserError(f"{path} is not valid JSON ({error}); fetch it again.") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds no JSON object; fetch it again.")
-    return DecoderConfig.from_hf(raw)
+    try:
+        return DecoderConfig.from_hf(raw)
+    except UserError:
+        raise
+    except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+        raise UserError(f"{path} holds an impossible value ({error}); fetch it again.") from None
 
 
 def read_params(directory: epath.Path, config: DecoderConfig, dtype: Any) -> Params:

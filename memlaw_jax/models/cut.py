@@ -23,7 +23,7 @@ from memlaw_jax.models.decoder import (
     run_layers,
     take_layers,
 )
-from memlaw_jax.models.layers import Block
+from memlaw_jax.models.layers import Block, low_rank
 from memlaw_jax.models.lora import MLP, AdapterWeights, LoraConfig, take_adapted
 
 
@@ -97,10 +97,9 @@ def frozen_features(
     tokens: Int[Array, "B T"],
     positions: Int[Array, "B T"],
     valid: Bool[Array, "B T"] | None = None,
-    dtype: Any = None,
 ) -> Features:
     """Runs the part below the cut."""
-    hidden = embed(params, tokens, dtype)
+    hidden = embed(params, tokens)
     if cut.layer:
         hidden = run_layers(config, take_layers(params["layers"], 0, cut.layer), hidden, positions, valid)
     if not cut.inside:
@@ -123,8 +122,7 @@ def run_upper(
     """Runs the part above the cut with an adapter (alpha folded in): hidden states ready for the head."""
     hidden = features.hidden
     if features.mlp_input is not None:
-        x, bypass = features.mlp_input, lora[MLP]
-        hidden = hidden + (x @ bypass["a"][0].astype(x.dtype)) @ bypass["b"][0].astype(x.dtype)
+        hidden = hidden + low_rank(features.mlp_input, lora[MLP]["a"][0], lora[MLP]["b"][0])
     for segment, layers in zip(cut.segments, upper.segments, strict=True):
         adapter = None
         if segment.first is not None:

@@ -65,10 +65,9 @@ def default_positions(tokens: Int[Array, "B T"]) -> Int[Array, "B T"]:
     return jnp.broadcast_to(jnp.arange(tokens.shape[-1]), tokens.shape)
 
 
-def embed(params: Params, tokens: Int[Array, "B T"], dtype: Any = None) -> Float[Array, "B T D"]:
-    """Token embeddings, in `dtype` (None: as stored)."""
-    table = params["embed_tokens"]["embedding"]
-    return jnp.take(table, tokens, axis=0).astype(dtype or table.dtype)
+def embed(params: Params, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    """Token embeddings."""
+    return jnp.take(params["embed_tokens"]["embedding"], tokens, axis=0)
 
 
 def run_layers(

@@ -18,16 +18,18 @@ from memlaw_jax.models.rope import rotate
 KERNEL_INIT = nn.initializers.normal(0.02)
 
 
-def low_rank(module: nn.Module, x: Float[Array, "*B d_in"]) -> Float[Array, "*B d_out"] | float:
-    """x·A·B with the module's own A `[d_in, R]` and B `[R, d_out]`; zero where the adapter has none for it.
+def low_rank(
+    x: Float[Array, "*B d_in"], a: Float[Array, "d_in R"], b: Float[Array, "R d_out"]
+) -> Float[Array, "*B d_out"]:
+    """x·A·B in x's dtype. Alpha is folded into B by the caller (`models.lora.scaled`)."""
+    return (x @ a.astype(x.dtype)) @ b.astype(x.dtype)
 
-    Alpha is folded into B by the caller (`models.lora.scaled`), so a module knows nothing of scaling.
-    """
+
+def bypass(module: nn.Module, x: Float[Array, "*B d_in"]) -> Float[Array, "*B d_out"] | float:
+    """`low_rank` with the module's own A and B; zero where the adapter has none for it."""
     if not module.has_variable("lora", "a"):
         return 0.0
-    a: Array = module.get_variable("lora", "a")
-    b: Array = module.get_variable("lora", "b")
-    return (x @ a.astype(x.dtype)) @ b.astype(x.dtype)
+    return low_rank(x, module.get_variable("lora", "a"), module.get_variable("lora", "b"))
 
 
 class RmsNorm(nn.Module):
@@ -55,7 +57,7 @@ class LoraDense(nn.Module):
         y = x @ kernel.astype(x.dtype)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
-        return y + low_rank(self, x)
+        return y + bypass(self, x)
 
 
 class Attention(nn.Module):
@@ -90,7 +92,7 @@ class Mlp(nn.Module):
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         width = self.config.intermediate_size
         gated = nn.silu(LoraDense(width, name="gate_proj")(x)) * LoraDense(width, name="up_proj")(x)
-        return LoraDense(self.config.hidden_size, name="down_proj")(gated) + low_rank(self, x)
+        return LoraDense(self.config.hidden_size, name="down_proj")(gated) + bypass(self, x)
 
 
 class Block(nn.Module):

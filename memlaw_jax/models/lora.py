@@ -53,7 +53,7 @@ class LoraConfig:
     rank: Count = 8
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = (MLP,)
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    alpha: Annotated[float, Field(gt=0)] | None = None
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     init: Literal["paper", "peft", "rslora"] = "paper"
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ Records = Iterable[Record | Mapping[str, Any] | tuple[str, str]] | Iterable[Samp
 
 def recall(base: Base, adapter: Adapter, records: Records) -> RecallReport:
     """Per-token nats, arg-max right, exact match and first failure of records under an adapter, without decoding."""
-    adapter.check(base.config)
+    adapter.check(base.config, base.fingerprint)
     encoded, cut = encode(base, records), Cut.of(base.config, adapter.lora)
     weights = jax.tree.map(lambda leaf: leaf[None], adapter.weights)
     scales = jnp.full((1,), adapter.lora.scale, jnp.float32)

@@ -15,15 +15,12 @@ import os
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from memlaw_jax.errors import UserError
 from memlaw_jax.results.record import to_line
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 RESULTS, MANIFEST, TOKENS, LOCK = "results.jsonl", "sweep.json", "tokens", ".lock"
 
@@ -40,6 +37,8 @@ class ResultStore:
     """
 
     def __init__(self, directory: str | os.PathLike[str], identity: Mapping[str, Any]):
+        if ":/" in os.fspath(directory):
+            raise UserError(f"{os.fspath(directory)} is no local folder; results can be written to local folders only.")
         self.directory = Path(directory)
         self.results = self.directory / RESULTS
         with self._told():
@@ -77,15 +76,10 @@ class ResultStore:
             scratch = path.with_suffix(".part")
             _write_synced(scratch, buffer.getvalue())
             os.replace(scratch, path)
+            _sync_folder(path.parent)
             line = to_line(record)
             self._append_line(line)
         self.records.append(json.loads(line))  # as it will be read
-
-    def frame(self) -> pd.DataFrame:
-        """All finished cells as a table."""
-        import pandas as pd
-
-        return pd.DataFrame(self.records)
 
     def _append_line(self, line: str) -> None:
         rest = memoryview(line.encode())
@@ -161,6 +155,15 @@ class ResultStore:
             else:
                 advice = error.strerror or str(error)
             raise UserError(f"cannot write to {self.directory}: {advice}. All finished cells are kept.") from error
+
+
+def _sync_folder(path: Path) -> None:
+    """Makes a rename last through a power cut."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def _write_synced(path: Path, data: bytes) -> None:

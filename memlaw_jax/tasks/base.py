@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from memlaw_jax.errors import UserError
 from memlaw_jax.tasks.encoding import Sample
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+@runtime_checkable
 class Task(Protocol):
     """Something to memorise, at any length."""
 

@@ -20,6 +20,7 @@ from memlaw_jax.models import Base, Cut, LoraConfig, init_adapter, trim_rank, up
 from memlaw_jax.models.lora import AdapterWeights
 from memlaw_jax.objectives import Objective
 from memlaw_jax.readout import RecallReport, prepare, verify
+from memlaw_jax.results import now
 from memlaw_jax.tasks import Encoded
 from memlaw_jax.training.optim import OptimConfig
 from memlaw_jax.training.order import Order
@@ -65,6 +66,7 @@ class Outcome:
     steps: int
     token_visits: int
     stopped: str
+    started: str
     seconds: float
 
 
@@ -74,6 +76,7 @@ class _Running:
 
     cell: Cell
     order: Order
+    started: str = field(default_factory=now)
     done: int = 0
     seconds: float = 0.0
     token_visits: int = 0
@@ -196,10 +199,15 @@ class _Pool:
 
     def _dispatch(self, listen: Listener | None) -> None:
         begun, rows = time.perf_counter(), self._rows()
-        self.lanes, stacked = run_steps(
-            self.program, self.lanes, self.settings, self.upper, self.data, self.placement.spread(rows, axis=1)
-        )
-        metrics: Metrics = jax.device_get(stacked)
+        try:
+            self.lanes, stacked = run_steps(
+                self.program, self.lanes, self.settings, self.upper, self.data, self.placement.spread(rows, axis=1)
+            )
+            metrics: Metrics = jax.device_get(stacked)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise UserError(f"the device has no memory for {self.count} lanes; use a smaller `lanes`.") from error
         active = [lane for lane in self.running if lane]
         share = (time.perf_counter() - begun) / len(active)
         for i, lane in enumerate(self.running):
@@ -251,6 +259,7 @@ class _Pool:
                 token_visits=lane.token_visits,
                 # the last update itself can blow up, which only the verification sees
                 stopped="budget" if self._alive(lane) and np.isfinite(final.nats).all() else "diverged",
+                started=lane.started,
                 seconds=lane.seconds,
             )
 

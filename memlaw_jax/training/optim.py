@@ -42,7 +42,7 @@ class OptimConfig:
     beta1: Beta = 0.9
     beta2: Beta = 0.999
     eps: Positive = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):

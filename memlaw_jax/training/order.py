@@ -17,11 +17,6 @@ class Order:
     samples: int
     batch: int
 
-    @property
-    def whole(self) -> bool:
-        """Whether every step reads every sample, so that there is nothing to draw."""
-        return self.batch >= self.samples
-
     def rows(self, start: int, steps: int) -> Int[np.ndarray, "K B"]:
         """Sample rows of the steps `start … start + steps − 1`; −1 fills up the last batch of an epoch."""
         per_epoch = -(-self.samples // self.batch)

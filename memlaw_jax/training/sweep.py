@@ -14,7 +14,7 @@ from pydantic import Field
 from memlaw_jax.errors import UserError
 from memlaw_jax.models import Base, LoraConfig
 from memlaw_jax.objectives import OBJECTIVES
-from memlaw_jax.results import SCHEMA, ResultStore, cell_id, commit, now, versions
+from memlaw_jax.results import SCHEMA, ResultStore, cell_id, commit, versions
 from memlaw_jax.settings import Count, PathText, Seed, settings
 from memlaw_jax.tasks import Encoded, Task, make_task, pad
 from memlaw_jax.training.lanes import LANES, STEPS_PER_DISPATCH, Cell, Outcome, train_cells
@@ -33,19 +33,19 @@ class SweepConfig:
     Attributes:
       model: `embedded`, a Hugging Face directory or a hub id.
       dtype: of the frozen weights and activations; adapters, moments and losses are float32.
-      task: `kind` and the task's own settings.
+      task: `kind` and the task's own settings; from Python also a `Task`.
       lengths: answer tokens ℓ; null is everything the task has.
       ranks: LoRA ranks, in place of `lora.rank`.
       methods: objectives by name.
       learning_rates: a grid axis in place of `optim.learning_rate`.
-      lanes: the most adapters trained at once.
+      lanes: the most adapters trained at once, rounded up to a multiple of the devices.
       steps_per_dispatch: optimiser steps between two looks of the host.
       out: the results folder.
     """
 
     label: ClassVar[str] = "config"
 
-    task: dict[str, Any]
+    task: Any
     ranks: Annotated[tuple[Count, ...], Field(min_length=1)]
     model: str = "embedded"
     dtype: str = "float32"
@@ -60,10 +60,14 @@ class SweepConfig:
     out: PathText | None = None
 
     def __post_init__(self) -> None:
-        make_task(self.task)
+        self.made_task()
         unknown = [method for method in self.methods if method not in OBJECTIVES]
         if unknown:
             raise UserError(f"method {unknown[0]!r} is unknown; allowed are {', '.join(OBJECTIVES)}.")
+
+    def made_task(self) -> Task:
+        """The task itself."""
+        return self.task if isinstance(self.task, Task) else make_task(self.task)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +108,8 @@ def run_sweep(
         if watch:
             watch.begin(total=len(sweep.cells), done=len(sweep.cells) - len(todo), work=sweep.work(todo))
         try:
-            for planned, outcome, started in sweep.run(todo, watch):
-                store.append(sweep.record(planned, outcome, started), _tokens(outcome))
+            for planned, outcome in sweep.run(todo, watch):
+                store.append(sweep.record(planned, outcome), _tokens(outcome))
                 if watch:
                     watch.finished(planned.cell, outcome)
         finally:
@@ -129,9 +133,8 @@ def sweep(
     **more: Any,
 ) -> SweepResults:
     """`run_sweep` from Python: the axes of the grid as arguments; `more` are further fields of `SweepConfig`."""
-    spec = task if isinstance(task, dict) else {"kind": task.name, **dataclasses.asdict(task)}  # type: ignore[call-overload]
     config = SweepConfig(
-        task=spec,
+        task=task,
         ranks=tuple(ranks),
         lengths=tuple(lengths),
         seeds=tuple(seeds),
@@ -150,7 +153,7 @@ class _Sweep:
 
     def __init__(self, base: Base, config: SweepConfig):
         self.base, self.config = base, config
-        self.task = make_task(config.task)
+        self.task = config.made_task()
         self.placement = Placement()
         self.dataset = self.task.fingerprint(base.tokenizer)
         self.encoded = {length: self._encode(length) for length in config.lengths}
@@ -169,13 +172,13 @@ class _Sweep:
         """Optimiser steps times tokens read a step: what the progress bar counts."""
         return sum(self._cell_work(cell) for cell in cells)
 
-    def run(self, todo: list[PlannedCell], watch: Watcher | None) -> Iterator[tuple[PlannedCell, Outcome, str]]:
+    def run(self, todo: list[PlannedCell], watch: Watcher | None) -> Iterator[tuple[PlannedCell, Outcome]]:
         """Trains the cells, those of one data set and method together, ranks side by side."""
         groups: dict[tuple[int | None, str], list[PlannedCell]] = {}
         for cell in todo:
             groups.setdefault((cell.length, cell.method), []).append(cell)
         for (length, method), group in groups.items():
-            by_id, started = {cell.id: cell for cell in group}, now()
+            by_name = {cell.cell.name: cell for cell in group}
             encoded = self.encoded[length]
 
             def listen(cell: Cell, step: int, metrics: Any, encoded: Encoded = encoded) -> None:
@@ -194,9 +197,9 @@ class _Sweep:
                 listen=listen,
             )
             for outcome in outcomes:
-                yield by_id[outcome.cell.name.rsplit("-", 1)[-1]], outcome, started
+                yield by_name[outcome.cell.name], outcome
 
-    def record(self, planned: PlannedCell, outcome: Outcome, started: str) -> dict[str, Any]:
+    def record(self, planned: PlannedCell, outcome: Outcome) -> dict[str, Any]:
         """The cell's line in `results.jsonl`."""
         cell, final = planned.cell, outcome.final
         return {
@@ -232,7 +235,7 @@ class _Sweep:
             "device": jax.devices()[0].device_kind,
             "mesh": self.placement.describe(),
             "versions": versions(),
-            "started": started,
+            "started": outcome.started,
             "git": commit(),
         }
 

@@ -47,7 +47,7 @@ def test_what_was_appended_comes_back(tmp_path: Path, identity: Identity) -> Non
     with ResultStore(out, identity) as store:
         assert store.records == [record("a"), record("b")] == lines(out)
         assert store.finished == {"a", "b"}
-        assert list(store.frame()["cell_id"]) == ["a", "b"]
+        assert [record["cell_id"] for record in store.records] == ["a", "b"]
 
 
 def test_a_kill_at_any_byte_of_the_last_line_costs_that_line_only(

@@ -39,7 +39,7 @@ def draw_all(
     written += save(draw_agreement(frame, law), place, "predicted_vs_measured")
     for metric in METRICS:
         if metric.column in frame.columns and frame[metric.column].notna().any():
-            written += save(draw_heat(frame, metric), place, f"heat_{metric.name}")
+            written += save(draw_heat(frame, metric, ln_vocab), place, f"heat_{metric.name}")
     return written
 
 

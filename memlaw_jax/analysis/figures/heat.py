@@ -56,10 +56,11 @@ METRICS = (
 )
 
 
-def draw_heat(frame: pd.DataFrame, metric: Metric) -> Figure:
+def draw_heat(frame: pd.DataFrame, metric: Metric, ln_vocab: float | None = None) -> Figure:
     """Cell means of one metric over rank × length, bright where the text is remembered.
 
     Cells that were not run are hatched, diverged ones marked "div"; the outline holds the cells with loss_final ≤ ln 2.
+    `ln_vocab` (nats), the loss of a uniform guess, is marked on the key of the loss.
     """
     diverged = {(int(run["rank"]), int(run["length"])) for run in frame.attrs.get("diverged", ())}
     ranks = sorted({int(rank) for rank in frame["rank"]} | {rank for rank, _ in diverged})
@@ -76,7 +77,7 @@ def draw_heat(frame: pd.DataFrame, metric: Metric) -> Figure:
         axes = made.add_subplot()
         for side in axes.spines.values():
             side.set_visible(False)
-        top = 100 if metric.bounded else max(float(np.nanmax(table)), SATURATED)
+        top = 100 if metric.bounded else max(float(np.nanmax(table)), SATURATED, 1.02 * (ln_vocab or 0.0))
         shown = mpl.colormaps[metric.palette]
         image = axes.pcolormesh(table, cmap=shown, vmin=0, vmax=top, edgecolors="white", linewidth=1.2)
         for i in range(rows):
@@ -98,6 +99,9 @@ def draw_heat(frame: pd.DataFrame, metric: Metric) -> Figure:
         bar.outline.set_visible(False)  # type: ignore[operator]
         if not metric.bounded:
             bar.ax.axhline(SATURATED, color=style.ACCENT, lw=2)
+            if ln_vocab is not None:
+                bar.ax.axhline(ln_vocab, color="white", lw=1.6, ls=":")
+                bar.set_label(f"{metric.unit}   (dotted: uniform guess, ln V = {ln_vocab:.2f})", fontsize=8.5)
         _legend(made, bool(below.any()), bool(np.isnan(table).any()))
     return made
 

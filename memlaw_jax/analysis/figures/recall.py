@@ -12,7 +12,7 @@ from memlaw_jax.analysis.figures import style
 
 
 def draw_recall(frame: pd.DataFrame) -> Figure:
-    """Exact match, token accuracy and final loss over rank, one line a length; bars span the seeds.
+    """Exact match, token accuracy and final loss over rank, one line a length; bars span a cell's runs.
 
     `frame` needs the columns `exact_match` (share of samples reproduced verbatim), `token_accuracy` (teacher-forced),
     and `loss_final` (nats per answer token).
