@@ -50,7 +50,9 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     result = {"out": str(out), "cells": len(frame), "new": log.new, "diverged": diverged, "seconds": seconds}
     words = [f"{len(frame)} cells finished, {log.new} of them now, in {seconds:.0f} s."]
     if diverged:
-        words.append(f"{diverged} cells diverged (a loss that is no finite number); try a smaller learning rate.")
+        words.append(
+            f"{diverged} cells diverged (a loss that is not finite or has no gradient); try a smaller learning rate."
+        )
     learned = diverged < len(frame)
     words += [
         *([_table(frame)] if learned else []),
@@ -59,7 +61,8 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     ]
     if learned:
         words += [f"Figure:  {path}" for path in draw_sweep(frame, out) if path.suffix == ".png"]
-    words.append(f"Next:    memlaw fit {out}")
+    if frame["rank"].nunique() > 1 and frame["length"].nunique() > 1:  # a law needs both
+        words.append(f"Next:    memlaw fit {out}")
     return result, "\n".join(words)
 
 

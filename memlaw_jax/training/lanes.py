@@ -108,7 +108,7 @@ def train_cells(
       listen: called after each dispatch with a cell, its first step in that dispatch, and `[K]` metrics.
 
     Raises:
-      UserError: cells that differ in targets or layers, or do not fit the model.
+      UserError: cells that differ in targets or layers, or do not fit the model or the device's memory.
     """
     if not cells:
         return
@@ -116,8 +116,13 @@ def train_cells(
         raise UserError("cells with different lora targets or layers cannot be trained in one batch; split them.")
     for cell in cells:
         cell.lora.check(base.config)
-    pool = _Pool(base, encoded, cells, objective, optim, lanes, steps_per_dispatch, placement or Placement())
-    yield from pool.run(listen)
+    try:
+        pool = _Pool(base, encoded, cells, objective, optim, lanes, steps_per_dispatch, placement or Placement())
+        yield from pool.run(listen)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(f"the device has no memory for lanes {lanes}; use a smaller number.") from error
 
 
 class _Pool:
@@ -199,15 +204,10 @@ class _Pool:
 
     def _dispatch(self, listen: Listener | None) -> None:
         begun, rows = time.perf_counter(), self._rows()
-        try:
-            self.lanes, stacked = run_steps(
-                self.program, self.lanes, self.settings, self.upper, self.data, self.placement.spread(rows, axis=1)
-            )
-            metrics: Metrics = jax.device_get(stacked)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            raise UserError(f"the device has no memory for {self.count} lanes; use a smaller `lanes`.") from error
+        self.lanes, stacked = run_steps(
+            self.program, self.lanes, self.settings, self.upper, self.data, self.placement.spread(rows, axis=1)
+        )
+        metrics: Metrics = jax.device_get(stacked)
         active = [lane for lane in self.running if lane]
         share = (time.perf_counter() - begun) / len(active)
         for i, lane in enumerate(self.running):

@@ -231,3 +231,17 @@ def test_another_peak_rate_or_number_of_steps_needs_no_other_program(base: Base,
         lab.run(base, sequence, [cell], objective=objective, optim=optim, steps_per_dispatch=4)
         traces.append(objective.traces[0])
     assert traces[0] == traces[1] > 0
+
+
+@pytest.mark.parametrize("step", ["prepare", "verify", "run_steps"])
+def test_a_device_without_memory_is_told_in_one_sentence(
+    base: Base, sequence: Encoded, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Memory can run out wherever arrays are made: features, verification or training."""
+
+    def full(*_: object) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(f"memlaw_jax.training.lanes.{step}", full)
+    with pytest.raises(UserError, match="no memory for lanes 4"):
+        lab.run(base, sequence, lab.cells(), lanes=4)
