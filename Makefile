@@ -4,15 +4,18 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-parity test-all lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/memlaw demo --out runs/demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not parity"
 
-test-all: $(VENV)/.installed-test
+test-parity: $(VENV)/.installed-parity
+	$(BIN)/python -m pytest -m "parity and not slow"
+
+test-all: $(VENV)/.installed-parity
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-test
@@ -32,3 +35,8 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
 	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-parity: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,parity]'
+	touch $@ $(VENV)/.installed-test $(VENV)/.installed

@@ -48,7 +48,7 @@ __all__ = ["UserError", "__version__", *_HOMES]
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f"memlaw_jax.{_HOMES[name]}"), name)
-    if name in ("analysis", "models", "objectives", "readout", "results", "tasks", "training"):
+    if name in ("analysis", "interop", "models", "objectives", "readout", "results", "tasks", "training"):
         return importlib.import_module(f"memlaw_jax.{name}")
     raise AttributeError(f"module 'memlaw_jax' has no attribute {name!r}")
 

@@ -27,7 +27,10 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """A frozen decoder with its tokenizer. `fingerprint` tells checkpoints apart; `dtype` is that of the weights."""
+    """A frozen decoder with its tokenizer.
+
+    `fingerprint` tells checkpoints apart, `dtype` is that of the weights, `directory` where its files are.
+    """
 
     name: str
     config: DecoderConfig
@@ -35,6 +38,7 @@ class Base:
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
     fingerprint: str
     dtype: str
+    directory: epath.Path
 
     @property
     def pad_id(self) -> int:
@@ -69,6 +73,7 @@ def load_base(source: str | epath.PathLike, dtype: str = "float32") -> Base:
         tokenizer=_tokenizer(directory),
         fingerprint=fingerprint(directory),
         dtype=dtype,
+        directory=directory,
     )
 
 

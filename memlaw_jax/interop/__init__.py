@@ -1,0 +1,1 @@
+"""Adapters to and from other tools: PEFT, plain torch, merged checkpoints, the paper's release."""
