@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 from etils import epath
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from memlaw_jax.errors import UserError
@@ -56,8 +57,13 @@ class Base:
         )
 
 
-def load_base(source: str | epath.PathLike, dtype: str = "float32") -> Base:
+def load_base(source: str | epath.PathLike, dtype: str = "float32", mesh: Mesh | None = None) -> Base:
     """Loads `"embedded"`, a Hugging Face directory, or a hub id that is downloaded or in the local cache.
+
+    Args:
+      dtype: of the weights and activations, whatever the files hold.
+      mesh: devices to spread the weights over, along its axes `fsdp` and `tensor` (`models.sharding`); None is one
+        device.
 
     Raises:
       UserError: no such model, an unsupported architecture or feature, a missing, extra or mis-shaped tensor.
@@ -69,7 +75,7 @@ def load_base(source: str | epath.PathLike, dtype: str = "float32") -> Base:
     return Base(
         name=EMBEDDED if str(source) == EMBEDDED else str(source),
         config=config,
-        params=read_params(directory, config, DTYPES[dtype]),
+        params=read_params(directory, config, DTYPES[dtype], mesh),
         tokenizer=_tokenizer(directory),
         fingerprint=fingerprint(directory),
         dtype=dtype,

@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import jax
@@ -19,17 +18,19 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from memlaw_jax.errors import UserError
 from memlaw_jax.models.config import DecoderConfig
 from memlaw_jax.models.decoder import Decoder, Params
+from memlaw_jax.models.sharding import weight_sharding
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 # Old checkpoints store this; it follows from the config.
 _DERIVED = re.compile(r"rotary_emb\.inv_freq$")
+READ_BYTES = 32 << 20  # of one reading, which with one tensor's copy bounds the host's memory
 _FLOATS = {"BF16": jnp.bfloat16, "F16": jnp.float16, "F32": jnp.float32}
 
 
@@ -54,27 +55,33 @@ def read_config(directory: epath.Path) -> DecoderConfig:
         raise UserError(f"{path} holds an impossible value ({error}); fetch it again.") from None
 
 
-def read_params(directory: epath.Path, config: DecoderConfig, dtype: Any) -> Params:
-    """All frozen weights of a directory, as `dtype`, layers stacked.
+def read_params(directory: epath.Path, config: DecoderConfig, dtype: Any, mesh: Mesh | None = None) -> Params:
+    """All frozen weights of a directory, as `dtype`, layers stacked, spread over `mesh` where one is given.
+
+    Tensors go to their devices one at a time, and a device that holds a part of one is sent that part only.
 
     Raises:
-      UserError: a missing, extra, mis-shaped or non-float tensor, or a corrupt file; it is named.
+      UserError: a missing, extra, mis-shaped or non-float tensor, a corrupt file, a mesh that does not divide a weight;
+        it is named.
     """
     shapes = {path: leaf.shape for path, leaf in flatten_dict(_abstract_params(config)).items()}
+    places = {path: _place(mesh, path, shape) for path, shape in shapes.items()}
+    where = _find_tensors(directory)
+    wanted = _wanted(config, shapes, where)
+    for name, (path, layer) in wanted.items():
+        _check_stored(where[name], name, path, shapes[path] if layer is None else shapes[path][1:])
+    if config.tie_word_embeddings and "lm_head.weight" in where:
+        _check_tie(where)
     leaves: dict[tuple[str, ...], jax.Array] = {}
-    with ExitStack() as stack:
-        where = _open_tensors(directory, stack)
-        for name, (path, layer) in _wanted(config, shapes, where).items():
-            shape = shapes[path] if layer is None else shapes[path][1:]
-            tensor = _read(where[name], name, path, shape)
-            if layer is None:
-                leaves[path] = jnp.asarray(tensor, dtype)
-            else:
-                if path not in leaves:
-                    leaves[path] = jnp.zeros(shapes[path], dtype)
-                leaves[path] = _set_layer(leaves[path], jnp.asarray(tensor), layer)
-        if config.tie_word_embeddings and "lm_head.weight" in where:
-            _check_tie(where)
+    for name, (path, layer) in wanted.items():
+        if layer is None:
+            whole = _read(where[name], name, path, shapes[path], places[path])
+            leaves[path] = whole if whole.dtype == dtype else _cast(places[path], dtype)(whole)
+            continue
+        if path not in leaves:
+            leaves[path] = _zeros(shapes[path], dtype, places[path])
+        tensor = _read(where[name], name, path, shapes[path][1:], _inner(places[path]))
+        leaves[path] = _set_layer(places[path])(leaves[path], tensor, layer)
     return unflatten_dict(leaves)
 
 
@@ -105,9 +112,30 @@ def fingerprint(directory: epath.Path) -> str:
     return digest.hexdigest()[:16]
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _set_layer(stack: jax.Array, tensor: jax.Array, layer: int) -> jax.Array:
-    return jax.lax.dynamic_update_index_in_dim(stack, tensor.astype(stack.dtype), layer, 0)
+def _place(mesh: Mesh | None, path: tuple[str, ...], shape: tuple[int, ...]) -> Sharding:
+    return SingleDeviceSharding(jax.devices()[0]) if mesh is None else weight_sharding(mesh, path, shape)
+
+
+def _inner(stack: Sharding) -> Sharding:
+    """The sharding of one layer of a stack."""
+    return NamedSharding(stack.mesh, PartitionSpec(*stack.spec[1:])) if isinstance(stack, NamedSharding) else stack
+
+
+def _zeros(shape: tuple[int, ...], dtype: Any, place: Sharding) -> jax.Array:
+    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=place)()
+
+
+@functools.cache
+def _cast(place: Sharding, dtype: Any) -> Any:
+    return jax.jit(lambda tensor: tensor.astype(dtype), out_shardings=place)
+
+
+@functools.cache
+def _set_layer(place: Sharding) -> Any:
+    def put(stack: jax.Array, tensor: jax.Array, layer: int) -> jax.Array:
+        return jax.lax.dynamic_update_index_in_dim(stack, tensor.astype(stack.dtype), layer, 0)
+
+    return jax.jit(put, donate_argnums=0, out_shardings=place)
 
 
 def _abstract_params(config: DecoderConfig) -> Params:
@@ -144,20 +172,22 @@ def _some(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more tensors"
 
 
-def _open_tensors(directory: epath.Path, stack: ExitStack) -> dict[str, Any]:
-    """`{tensor name: open file}` of a directory; the files close with `stack`."""
-    where: dict[str, Any] = {}
+def _find_tensors(directory: epath.Path) -> dict[str, epath.Path]:
+    """`{tensor name: its file}` of a directory."""
+    where: dict[str, epath.Path] = {}
     for path, wanted in _shards(directory):
         try:
-            file = stack.enter_context(safe_open(str(path), framework="numpy"))
+            with safe_open(str(path), framework="numpy") as file:
+                held = set(file.keys())
         except FileNotFoundError:
             raise UserError(f"{directory} names the weight file {path.name} but does not hold it; fetch it.") from None
         except (SafetensorError, OSError) as error:
             raise UserError(f"the weight file {path} is corrupt or cut short ({error}); fetch it again.") from None
-        held = set(file.keys())
         if wanted - held:
             raise UserError(f"{path} lacks {_some(sorted(wanted - held))}, which {INDEX} says it holds.")
-        where |= dict.fromkeys(held, file)
+        if twice := sorted(held & set(where)):
+            raise UserError(f"{path.name} and {where[twice[0]].name} both hold {_some(twice)}; fetch the model again.")
+        where |= dict.fromkeys(held, path)
     return where
 
 
@@ -179,20 +209,57 @@ def _shards(directory: epath.Path) -> Iterator[tuple[epath.Path, set[str]]]:
         raise UserError(f"{directory} holds neither {SINGLE} nor {INDEX}; only safetensors weights can be read.")
 
 
-def _read(file: Any, name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """One tensor in our layout (kernels transposed)."""
-    stored = file.get_slice(name)
-    kind, found = stored.get_dtype(), tuple(stored.get_shape())
+def _check_stored(file: epath.Path, name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> None:
+    """Refuses a tensor of a type or shape that does not fit, before anything is read."""
+    with safe_open(str(file), framework="numpy") as tensors:
+        stored = tensors.get_slice(name)
+        kind, found = stored.get_dtype(), tuple(stored.get_shape())
     if kind not in _FLOATS:
         raise UserError(f"tensor {name} is stored as {kind}; only {', '.join(_FLOATS)} weights can be read.")
     expected = shape[::-1] if path[-1] == "kernel" else shape
     if found != expected:
         raise UserError(f"tensor {name} has the shape {found}, its config.json calls for {expected}.")
-    tensor = file.get_tensor(name)
-    return tensor.T if path[-1] == "kernel" else tensor
 
 
-def _check_tie(where: dict[str, Any]) -> None:
-    head, table = (where[name].get_tensor(name) for name in ("lm_head.weight", "model.embed_tokens.weight"))
+def _read(file: epath.Path, name: str, path: tuple[str, ...], shape: tuple[int, ...], place: Sharding) -> jax.Array:
+    """One tensor in our layout (kernels transposed) on its devices, as stored."""
+    transposed = path[-1] == "kernel"
+
+    @functools.cache  # devices that hold the same part share one reading
+    def part(bounds: tuple[tuple[int, int], ...]) -> np.ndarray:
+        return _blocks(file, name, bounds[::-1] if transposed else bounds)
+
+    def on_device(index: tuple[slice, ...]) -> np.ndarray:
+        found = part(tuple(piece.indices(size)[:2] for piece, size in zip(index, shape, strict=True)))
+        return found.T if transposed else found
+
+    return jax.make_array_from_callback(shape, place, on_device).block_until_ready()
+
+
+def _blocks(file: epath.Path, name: str, bounds: tuple[tuple[int, int], ...]) -> np.ndarray:
+    """A part of a stored tensor, read in blocks of rows.
+
+    The file is opened anew for each: pages of a mapped file count as this process's memory for as long as it is open.
+    """
+    (first, last), *rest = bounds
+    columns = tuple(slice(*pair) for pair in rest)
+    with safe_open(str(file), framework="numpy") as tensors:
+        kind = _FLOATS[tensors.get_slice(name).get_dtype()]
+    out = np.empty([stop - start for start, stop in bounds], kind)
+    step = max(1, READ_BYTES // max(1, out[:1].nbytes))
+    for start in range(first, last, step):
+        rows = slice(start, min(start + step, last))
+        with safe_open(str(file), framework="numpy") as tensors:
+            out[rows.start - first : rows.stop - first] = tensors.get_slice(name)[(rows, *columns)]
+    return out
+
+
+def _check_tie(where: dict[str, epath.Path]) -> None:
+    head, table = (_host(where[name], name) for name in ("lm_head.weight", "model.embed_tokens.weight"))
     if head.shape != table.shape or not np.array_equal(head, table):
         raise UserError("config.json ties the head to the embedding, but lm_head.weight differs from it.")
+
+
+def _host(file: epath.Path, name: str) -> np.ndarray:
+    with safe_open(str(file), framework="numpy") as tensors:
+        return tensors.get_tensor(name)

@@ -26,7 +26,7 @@ _HARMLESS = {
     "attention_dropout", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype", "initializer_range",
     "pretraining_tp", "transformers_version", "use_cache", "is_decoder", "chunk_size_feed_forward", "id2label",
     "label2id", "output_attentions", "output_hidden_states", "return_dict", "problem_type", "_name_or_path",
-    "is_encoder_decoder", "auto_map",
+    "is_encoder_decoder",
 }  # fmt: skip
 
 
@@ -203,6 +203,8 @@ def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
     if raw.get("quantization_config"):
         method = raw["quantization_config"].get("quant_method", "unknown")
         raise UserError(f"the checkpoint is quantised ({method}); load the unquantised weights instead")
+    if raw.get("auto_map"):
+        raise UserError("config.json brings modelling code of its own (auto_map), which this decoder cannot run")
     if raw.get("hidden_act", "silu") != "silu":
         raise UserError(f"hidden_act is {raw['hidden_act']!r}; this decoder has 'silu' (SwiGLU) only")
     for name in ("attention_bias", "mlp_bias"):
@@ -224,35 +226,49 @@ def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
         )
 
 
+_ROPE_NEEDS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+
+
 def _rope(raw: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
-    new = raw.get("rope_parameters")
+    """Base frequency and scaling, from `rope_parameters` or from the older `rope_theta` and `rope_scaling`."""
+    new, old = raw.get("rope_parameters"), raw.get("rope_scaling")
     if new and "rope_theta" not in new and "rope_type" not in new:
         raise UserError(f"rope_parameters differ by layer type ({', '.join(new)}), which this decoder lacks")
-    scaling = dict(new or raw.get("rope_scaling") or {})
-    theta = float(scaling.pop("rope_theta", raw.get("rope_theta", 10_000.0)))
-    kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
+    scaling = dict(new or old or {})
+    thetas = {float(where["rope_theta"]) for where in (raw, scaling) if where.get("rope_theta") is not None}
+    if len(thetas) > 1:
+        raise UserError(f"config.json says rope_theta is {' and '.join(map(str, sorted(thetas)))}; remove one")
+    if new and old and any(new.get(key, value) != value for key, value in old.items() if key != "type"):
+        raise UserError("config.json says rope_parameters and rope_scaling, which differ; remove one")
+    theta = thetas.pop() if thetas else 10_000.0
+    scaling.pop("rope_theta", None)
+    kinds = [scaling.pop(name) for name in ("rope_type", "type") if name in scaling]  # the second is the oldest name
+    kind = next((kind for kind in kinds if kind), "default")
+    if kind not in _ROPE_NEEDS:
+        raise UserError(f"rope scaling {kind!r} is not supported; supported: {', '.join(_ROPE_NEEDS)}")
     if scaling.pop("partial_rotary_factor", 1.0) != 1.0:
         raise UserError("partial_rotary_factor is not 1, this decoder rotates whole heads only")
-    if kind == "default":
-        return theta, None
-    needed = {
-        "linear": ("factor",),
-        "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-    }
-    missing = [name for name in needed.get(kind, ()) if name not in scaling]
+    missing = [name for name in _ROPE_NEEDS[kind] if scaling.get(name) is None]
     if missing:
         raise UserError(f"rope scaling {kind!r} lacks {', '.join(missing)}")
+    unknown = sorted(name for name in scaling if name not in _ROPE_NEEDS[kind] and scaling[name] is not None)
+    if unknown:
+        raise UserError(f"rope scaling {kind!r} sets {', '.join(unknown)}, which this decoder does not know")
+    if kind == "default":
+        return theta, None
     if kind == "linear":
         return theta, RopeScaling(kind=kind, factor=float(scaling["factor"]))
-    if kind == "llama3":
-        return theta, RopeScaling(
-            kind=kind,
-            factor=float(scaling["factor"]),
-            low_freq_factor=float(scaling["low_freq_factor"]),
-            high_freq_factor=float(scaling["high_freq_factor"]),
-            original_max_positions=int(scaling["original_max_position_embeddings"]),
-        )
-    raise UserError(f"rope scaling {kind!r} is not supported; supported: default, linear, llama3")
+    return theta, RopeScaling(
+        kind=kind,
+        factor=float(scaling["factor"]),
+        low_freq_factor=float(scaling["low_freq_factor"]),
+        high_freq_factor=float(scaling["high_freq_factor"]),
+        original_max_positions=int(scaling["original_max_position_embeddings"]),
+    )
 
 
 def _sliding_window(raw: Mapping[str, Any], family: str) -> int | None:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from safetensors.numpy import load_file, save_file
 
 from memlaw_jax.errors import UserError
 from memlaw_jax.models import DecoderConfig, load_base
@@ -69,11 +70,12 @@ def test_every_stored_number_arrives_at_its_place(name: str, model: Callable[...
         np.testing.assert_array_equal(found, want.T if kind == "kernel" else want, err_msg=key)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["qwen3", "llama3-old-schema", "qwen2-sliding-tied", "mistral"])
 def test_transformers_loads_what_we_write(name: str, dtype: str, tmp_path: Path, model: Callable[..., Model]):
     """The same logits from our directory as from the original one, bit for bit: the same tensors and constants."""
-    torch = pytest.importorskip("torch")
+    import torch
     from transformers import AutoModelForCausalLM
 
     made = model(name)
@@ -220,6 +222,11 @@ BAD_CONFIGS: list[tuple[Any, str]] = [
         "differ by layer type",
     ),
     (LLAMA3 | {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "factor"),
+    (LLAMA3 | {"rope_theta": 5e5}, "rope_theta is 10000.0 and 500000.0"),
+    (LLAMA3 | {"rope_scaling": {"type": "linear", "factor": 4.0}}, "rope_parameters and rope_scaling, which differ"),
+    (RAW | {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default", "mrope_section": [2, 1]}}, "mrope_section"),
+    (tiny.CASES["llama-linear"] | {"rope_scaling": {"type": "linear", "factor": 4.0, "beta_fast": 1}}, "beta_fast"),
+    (RAW | {"auto_map": {"AutoModelForCausalLM": "modeling.Mine"}}, "auto_map"),
     (
         LLAMA3 | {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}},
         "low_freq_factor",
@@ -352,6 +359,15 @@ def test_an_index_that_promises_too_much_is_named(tmp_path: Path):
     with pytest.raises(UserError) as error:
         read(tmp_path)
     one_sentence(error, f"lacks {K_PROJ}")
+
+
+def test_a_tensor_in_two_shards_is_named(tmp_path: Path):
+    tiny.write(tmp_path, "qwen3", shards=2)
+    first, second = sorted(tmp_path.glob("*.safetensors"))
+    save_file(load_file(first) | load_file(second), second)
+    with pytest.raises(UserError) as error:
+        read(tmp_path)
+    one_sentence(error, f"{second.name} and {first.name} both hold")
 
 
 @pytest.mark.parametrize("name", ["qwen3", "llama-linear", "mistral"])

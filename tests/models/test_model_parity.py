@@ -45,7 +45,8 @@ def goldens() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def torch_logits(model: Callable[..., Model]) -> Callable[..., np.ndarray]:
     """`(name, side, dtype) -> [P, V]` from transformers with eager attention, on one thread."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     torch.set_num_threads(1)
 
     def run(name: str, side: str, dtype: str = "float32", **change: Any) -> np.ndarray:
@@ -64,8 +65,9 @@ def torch_logits(model: Callable[..., Model]) -> Callable[..., np.ndarray]:
 
 
 def load_torch(directory: Path, dtype: str = "float32") -> Any:
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+    import torch
+    import transformers
+
     transformers.utils.logging.disable_progress_bar()
     return transformers.AutoModelForCausalLM.from_pretrained(
         directory, dtype=getattr(torch, dtype), attn_implementation="eager"
@@ -84,12 +86,14 @@ def test_logits_equal_the_goldens(name: str, side: str, model: Callable[..., Mod
     np.testing.assert_allclose(ours(model(name), side), goldens[f"{name}/{side}"], rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("name", CASES)
 def test_logits_equal_those_of_torch(name: str, model: Callable[..., Model], torch_logits: Callable[..., np.ndarray]):
     for side in ("right", "left"):
         np.testing.assert_allclose(ours(model(name), side), torch_logits(name, side), rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("name", ["qwen3", "llama3-old-schema", "qwen2", "mistral"])
 def test_bfloat16_is_as_close_to_the_truth_as_torch_is(
     name: str, model: Callable[..., Model], torch_logits: Callable[..., np.ndarray]
@@ -143,9 +147,11 @@ def test_the_parity_is_sensitive_to_each_small_tensor(
     assert np.abs(wrong - goldens[f"{name}/right"]).max() > 25 * TOLERANCE
 
 
+@pytest.mark.parity
 def test_hidden_states_agree_at_every_depth(model: Callable[..., Model]):
     """The stack can be run up to any layer, and is torch's there (before the last norm)."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     made = model("qwen3")
     tokens = tiny.right_padded()[0][:1]  # the row without padding
     with torch.inference_mode():
@@ -157,6 +163,7 @@ def test_hidden_states_agree_at_every_depth(model: Callable[..., Model]):
         np.testing.assert_allclose(here, found[depth].numpy(), rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize(
     ("name", "targets"), [("qwen3", ("mlp",)), ("qwen2", tuple(target for target in PATHS if target != "mlp"))]
 )
@@ -164,7 +171,8 @@ def test_adapters_equal_forward_hooks_in_torch(
     name: str, targets: tuple[str, ...], model: Callable[..., Model], torch_logits: Callable[..., np.ndarray]
 ):
     """The paper's bypass is `block_output += x·A·B`, PEFT's is `W x + scale · B A x`: both are hooks on the module."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     made = model(name)
     lora = LoraConfig(rank=3, targets=targets, layers=(0, 2), alpha=5.0)
     weights = random_adapter(made.config, lora, 1)

@@ -1,0 +1,135 @@
+"""Host memory of loading a Hugging Face directory, measured on a random checkpoint of a little over 1 GB.
+
+What it shows: `ml.load_base` puts tensors on their devices one at a time, so that beside what stays on the devices the
+host holds less than the two largest tensors. Each case runs in a process of its own, whose highest resident memory
+(VmHWM, mapped pages of the files included) is compared with what it was before loading. On a CPU the device's memory
+is the host's, so the weights themselves are subtracted.
+
+Hardware: any; 2 CPU cores, 4 GB of memory and 1.3 GB of disk will do. Takes about 1 minute.
+Expected: in each case `above the weights` is below `two largest tensors`.
+
+    python benchmarks/loading.py --out benchmarks/results/loading
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors.numpy import save_file
+
+from memlaw_jax.models import DecoderConfig
+from memlaw_jax.results import commit, now, versions
+
+SHARDS = 3
+CONFIG = DecoderConfig(
+    family="qwen3", vocab_size=65_536, hidden_size=2048, intermediate_size=8192, num_layers=6, num_heads=16,
+    num_kv_heads=4, head_dim=128,
+)  # fmt: skip
+CASES: dict[str, dict[str, Any]] = {
+    "bfloat16": {"dtype": "bfloat16", "devices": 1},
+    "float32": {"dtype": "float32", "devices": 1},
+    "bfloat16, 4 devices": {"dtype": "bfloat16", "devices": 4},
+}
+CHILD = """
+import json, sys
+import jax, jax.numpy as jnp
+from etils import epath
+from memlaw_jax.models.checkpoint import read_config, read_params
+from memlaw_jax.models.base import DTYPES
+
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return {k: int(v.split()[0]) * 1024 for k, v in (line.split(":") for line in lines if line.startswith("Vm"))}["VmHWM"]
+
+directory, dtype, devices = sys.argv[1], sys.argv[2], int(sys.argv[3])
+mesh = None
+if devices > 1:
+    shape = (devices // 2, 2)
+    mesh = jax.make_mesh(shape, ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+jnp.zeros(8).block_until_ready()  # the backend's own memory is none of the loader's
+config = read_config(epath.Path(directory))
+before = peak()
+params = jax.block_until_ready(read_params(epath.Path(directory), config, DTYPES[dtype], mesh))
+sizes = [shard.data.nbytes for leaf in jax.tree.leaves(params) for shard in leaf.addressable_shards]
+print(json.dumps({"before": before, "peak": peak(), "weights": sum(sizes)}))
+"""
+
+
+def write_random(directory: Path) -> tuple[int, int]:
+    """A sharded bfloat16 checkpoint of `CONFIG`; returns its bytes and those of its two largest tensors."""
+    from memlaw_jax.models.checkpoint import _abstract_params, _names  # the same table of names as the reader's
+
+    from flax.traverse_util import flatten_dict
+
+    shapes = {path: leaf.shape for path, leaf in flatten_dict(_abstract_params(CONFIG)).items()}
+    (directory / "config.json").write_text(json.dumps(CONFIG.to_hf() | {"dtype": "bfloat16"}))
+    names, rng = _names(shapes), np.random.default_rng(0)
+    index, sizes = {}, []
+    for shard in range(SHARDS):
+        file, tensors = f"model-{shard + 1:05}-of-{SHARDS:05}.safetensors", {}
+        for name, (path, layer) in list(names.items())[shard::SHARDS]:
+            shape = shapes[path] if layer is None else shapes[path][1:]
+            shape = shape[::-1] if path[-1] == "kernel" else shape
+            noise = rng.integers(-127, 128, math.prod(shape), np.int8).astype(ml_dtypes.bfloat16).reshape(shape)
+            tensors[name], index[name] = noise, file
+            sizes.append(noise.nbytes)
+        save_file(tensors, directory / file, metadata={"format": "pt"})
+    (directory / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {"total_size": sum(sizes)}, "weight_map": index})
+    )
+    return sum(sizes), sum(sorted(sizes)[-2:])
+
+
+def measure(directory: Path, dtype: str, devices: int) -> dict[str, Any]:
+    """Bytes and seconds of one loading, in a fresh process."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+    begun = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(directory), dtype, str(devices)],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = json.loads(done.stdout.splitlines()[-1])
+    above = found["peak"] - found["before"] - found["weights"]
+    return found | {"above_the_weights": above, "seconds_with_start": round(time.perf_counter() - begun, 1)}
+
+
+def run() -> dict[str, Any]:
+    """All cases on one checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        size, largest = write_random(Path(folder))
+        cases = {name: measure(Path(folder), **case) for name, case in CASES.items()}
+    return {"checkpoint": size, "two_largest_tensors": largest, "cases": cases}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", metavar="DIR", help="folder for loading.json")
+    args = parser.parse_args()
+    found = run() | {"command": " ".join(sys.argv), "versions": versions(), "git": commit(), "date": now()}
+    mega = 1e6
+    print(f"checkpoint {found['checkpoint'] / mega:.0f} MB, two largest tensors {found['two_largest_tensors'] / mega:.0f} MB")
+    for name, case in found["cases"].items():
+        print(f"{name}: weights {case['weights'] / mega:.0f} MB, above them at most {case['above_the_weights'] / mega:.0f} MB")
+    if args.out:
+        path = Path(args.out) / "loading.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=2) + "\n")
+        print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
