@@ -4,8 +4,9 @@ Run by hand where torch is installed, from the repository's root:
 
     python tools/make_goldens.py
 
-The file holds float32 logits `[30, 97]` at the real positions of a right-padded and of a left-padded batch per
-checkpoint, computed with eager attention on the CPU, and the versions that made it.
+The file holds logits `[30, 97]` at the real positions of a right-padded and of a left-padded batch per checkpoint,
+computed in float32 with eager attention on the CPU, those of the right-padded batch in bfloat16 too, and the versions
+that made it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ OUT = ROOT / "tests" / "models" / "goldens.npz"
 
 
 def reference(directory: Path) -> dict[str, np.ndarray]:
-    """Logits at real positions, `{"right": [P, V], "left": [P, V]}`."""
+    """Logits at real positions, `{"right": [P, V], "left": [P, V], "right-bfloat16": [P, V]}`."""
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
     tokens, valid = tiny.right_padded()
     right = model(torch.tensor(tokens).long(), attention_mask=torch.tensor(valid).long()).logits.numpy()[valid]
@@ -38,7 +39,9 @@ def reference(directory: Path) -> dict[str, np.ndarray]:
         attention_mask=torch.tensor(valid).long(),
         position_ids=torch.tensor(positions).long(),
     ).logits.numpy()[valid]
-    return {"right": right, "left": left}
+    tokens, valid = tiny.right_padded()
+    short = model.to(torch.bfloat16)(torch.tensor(tokens).long(), attention_mask=torch.tensor(valid).long())
+    return {"right": right, "left": left, "right-bfloat16": short.logits.float().numpy()[valid]}
 
 
 def main() -> None:

@@ -75,7 +75,8 @@ def load_torch(directory: Path, dtype: str = "float32") -> Any:
 
 
 def test_the_goldens_cover_every_case_and_have_unit_scale(goldens: dict[str, np.ndarray]):
-    assert set(goldens) == {"made_by"} | {f"{name}/{side}" for name in CASES for side in ("right", "left")}
+    kinds = ("right", "left", "right-bfloat16")
+    assert set(goldens) == {"made_by"} | {f"{name}/{kind}" for name in CASES for kind in kinds}
     for name in CASES:
         assert 0.8 < goldens[f"{name}/right"].std() < 1.25
 
@@ -93,26 +94,42 @@ def test_logits_equal_those_of_torch(name: str, model: Callable[..., Model], tor
         np.testing.assert_allclose(ours(model(name), side), torch_logits(name, side), rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parity
-@pytest.mark.parametrize("name", ["qwen3", "llama3-old-schema", "qwen2", "mistral"])
-def test_bfloat16_is_as_close_to_the_truth_as_torch_is(
-    name: str, model: Callable[..., Model], torch_logits: Callable[..., np.ndarray]
-):
-    """Two right bfloat16 programs differ by their rounding alone, so the truth is float32 on the same rounded weights.
+def bfloat16_errors(made: Model, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Our errors and torch's in bfloat16, `[P, V]` each, against float32 on the same rounded weights.
+
+    Two right bfloat16 programs differ by their rounding alone, so neither can be the other's truth.
+    """
+    short = jax.tree.map(lambda x: np.asarray(x).astype(jnp.bfloat16), made.params)
+    truth = ours(made._replace(params=jax.tree.map(lambda x: x.astype(np.float32), short)), "right")
+    return ours(made._replace(params=short), "right") - truth, theirs - truth
+
+
+def assert_as_close_as_torch(mine: np.ndarray, theirs: np.ndarray) -> None:
+    """The stated bfloat16 tolerance.
 
     bfloat16 has 8 bits: each rounding is up to 2⁻⁹ = 0.2 % of a value, and a dozen of them a block on values of unit
     scale over 3 to 5 blocks give about 1 % of the logits' scale. Bounds: our root-mean-square error is at most 1.25
     times torch's (two draws of that noise: 0.92 to 1.13 were measured over the nine checkpoints), and no logit is off
     by 0.12 from the truth or 0.15 from torch, eight to ten standard deviations (measured: 0.07 and 0.08).
     """
-    made = model(name)
-    short = jax.tree.map(lambda x: np.asarray(x).astype(jnp.bfloat16), made.params)
-    truth = ours(made._replace(params=jax.tree.map(lambda x: x.astype(np.float32), short)), "right")
-    mine = ours(made._replace(params=short), "right") - truth
-    theirs = torch_logits(name, "right", "bfloat16") - truth
     assert np.sqrt((mine**2).mean()) <= 1.25 * np.sqrt((theirs**2).mean())
     assert np.abs(mine).max() < 0.12
     assert np.abs(mine - theirs).max() < 0.15
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bfloat16_is_as_close_to_the_truth_as_the_goldens_are(
+    name: str, model: Callable[..., Model], goldens: dict[str, np.ndarray]
+):
+    assert_as_close_as_torch(*bfloat16_errors(model(name), goldens[f"{name}/right-bfloat16"]))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", CASES)
+def test_bfloat16_is_as_close_to_the_truth_as_torch_is(
+    name: str, model: Callable[..., Model], torch_logits: Callable[..., np.ndarray]
+):
+    assert_as_close_as_torch(*bfloat16_errors(model(name), torch_logits(name, "right", "bfloat16")))
 
 
 @pytest.mark.parametrize(
