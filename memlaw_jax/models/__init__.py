@@ -5,6 +5,7 @@ from memlaw_jax.models.base import Base, load_base
 from memlaw_jax.models.config import DecoderConfig, RopeScaling
 from memlaw_jax.models.cut import Cut, Features, Upper, frozen_features, run_upper, upper_weights
 from memlaw_jax.models.decoder import Decoder, head_logits
+from memlaw_jax.models.layers import Dropout
 from memlaw_jax.models.lora import LoraConfig, init_adapter, pad_rank, scaled, trim_rank
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Cut",
     "Decoder",
     "DecoderConfig",
+    "Dropout",
     "Features",
     "LoraConfig",
     "RopeScaling",

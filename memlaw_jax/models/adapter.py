@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,6 +70,7 @@ class Adapter:
         meta = {
             "format": FORMAT,
             "lora": dataclasses.asdict(self.lora),
+            "scale": self.lora.scale,  # for readers that do not know how `lora` makes it
             "layers": list(self.layers),
             "model": self.model,
             "model_fingerprint": self.model_fingerprint,
@@ -100,9 +102,15 @@ def load_adapter(directory: str | epath.PathLike) -> Adapter:
     missing = {"lora", "layers", "model", "model_fingerprint"} - set(meta)
     if missing:
         raise UserError(f"the adapter in {path} is corrupt ({META} lacks {', '.join(sorted(missing))}).")
+    lora = LoraConfig(**meta["lora"])
+    scale = meta.get("scale", lora.scale)  # adapters of version 0.1 have none
+    if not isinstance(scale, (int, float)) or not math.isclose(scale, lora.scale, rel_tol=1e-9):
+        raise UserError(
+            f"the adapter in {path} is corrupt (its scale is {scale!r}, its lora settings give {lora.scale})."
+        )
     weights = unflatten_dict({tuple(key.split(".")): jnp.asarray(value) for key, value in tensors.items()})
     return Adapter(
-        lora=LoraConfig(**meta["lora"]),
+        lora=lora,
         layers=tuple(meta["layers"]),
         weights=weights,
         model=meta["model"],

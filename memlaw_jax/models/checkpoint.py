@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -28,9 +28,12 @@ from memlaw_jax.models.decoder import Decoder, Params
 from memlaw_jax.models.sharding import weight_sharding
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+_SHARDS = "model-*-of-*.safetensors"
 # Old checkpoints store this; it follows from the config.
 _DERIVED = re.compile(r"rotary_emb\.inv_freq$")
+SHARD_BYTES = 4 << 30  # of one weight file that is written
 READ_BYTES = 32 << 20  # of one reading, which with one tensor's copy bounds the host's memory
+Change = Callable[[tuple[str, ...], int | None, np.ndarray], np.ndarray]
 _FLOATS = {"BF16": jnp.bfloat16, "F16": jnp.float16, "F32": jnp.float32}
 
 
@@ -85,18 +88,66 @@ def read_params(directory: epath.Path, config: DecoderConfig, dtype: Any, mesh: 
     return unflatten_dict(leaves)
 
 
-def write_checkpoint(directory: epath.Path, config: DecoderConfig, params: Params) -> None:
-    """`config.json` and `model.safetensors` that transformers reads, in the parameters' own dtype."""
+def write_checkpoint(
+    directory: epath.Path,
+    config: DecoderConfig,
+    params: Params,
+    *,
+    change: Change | None = None,
+    raw: Mapping[str, Any] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """A directory that transformers reads, in the parameters' own dtype: one file, or shards with an index.
+
+    Weights that were there are removed first and `config.json` comes last, so a directory cut short loads nowhere. One
+    shard at a time is in the host's memory.
+
+    Args:
+      change: `(path in our tree, layer or None, tensor in our layout) -> tensor` to write instead, alike in shape and
+        dtype.
+      raw: the content of `config.json`; None describes `config`.
+      shard_bytes: the largest weight file, unless a single tensor is larger.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    shapes = {path: leaf.shape for path, leaf in flatten_dict(params).items()}
+    for old in (directory / "config.json", directory / INDEX, directory / SINGLE, *directory.glob(_SHARDS)):
+        old.unlink(missing_ok=True)
     leaves = flatten_dict(params)
-    tensors = {}
-    for name, (path, layer) in _names(shapes).items():
-        leaf = leaves[path] if layer is None else leaves[path][layer]
-        tensors[name] = np.ascontiguousarray(np.asarray(leaf.T if path[-1] == "kernel" else leaf))
-    raw = config.to_hf() | {"dtype": str(jax.tree.leaves(params)[0].dtype)}
+    names = _names({path: leaf.shape for path, leaf in leaves.items()})
+
+    def stored(path: tuple[str, ...], layer: int | None) -> np.ndarray:
+        tensor = np.asarray(leaves[path] if layer is None else leaves[path][layer])
+        tensor = tensor if change is None else change(path, layer, tensor)
+        return np.ascontiguousarray(tensor.T if path[-1] == "kernel" else tensor)
+
+    sizes = {
+        name: leaves[path].nbytes // (1 if layer is None else len(leaves[path]))
+        for name, (path, layer) in names.items()
+    }
+    shards = _plan_shards(sizes, shard_bytes)
+    files = [_SHARDS.replace("*", "{:05}").format(i, len(shards)) for i in range(1, len(shards) + 1)]
+    files = files if len(shards) > 1 else [SINGLE]
+    for file, shard in zip(files, shards, strict=True):
+        save_file({name: stored(*names[name]) for name in shard}, directory / file, metadata={"format": "pt"})
+    if len(shards) > 1:
+        weight_map = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    if raw is None:
+        raw = config.to_hf() | {"dtype": str(jax.tree.leaves(params)[0].dtype)}
     (directory / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
-    save_file(tensors, directory / SINGLE, metadata={"format": "pt"})
+
+
+def _plan_shards(sizes: dict[str, int], limit: int) -> list[list[str]]:
+    """Names in order, in groups of at most `limit` bytes."""
+    shards: list[list[str]] = []
+    used = limit
+    for name, size in sizes.items():
+        if not shards or used + size > limit:
+            shards.append([])
+            used = 0
+        shards[-1].append(name)
+        used += size
+    return shards
 
 
 def fingerprint(directory: epath.Path) -> str:

@@ -23,7 +23,7 @@ from memlaw_jax.models.decoder import (
     run_layers,
     take_layers,
 )
-from memlaw_jax.models.layers import Block, low_rank
+from memlaw_jax.models.layers import Block, Dropout, low_rank
 from memlaw_jax.models.lora import MLP, AdapterWeights, LoraConfig, take_adapted
 
 
@@ -118,14 +118,17 @@ def run_upper(
     positions: Int[Array, "B T"],
     lora: AdapterWeights,
     valid: Bool[Array, "B T"] | None = None,
+    dropout: Dropout | None = None,
 ) -> Float[Array, "B T D"]:
     """Runs the part above the cut with an adapter (alpha folded in): hidden states ready for the head."""
     hidden = features.hidden
     if features.mlp_input is not None:
-        hidden = hidden + low_rank(features.mlp_input, lora[MLP]["a"][0], lora[MLP]["b"][0])
-    for segment, layers in zip(cut.segments, upper.segments, strict=True):
+        added = low_rank(features.mlp_input, lora[MLP]["a"][0], lora[MLP]["b"][0])
+        hidden = hidden + (added if dropout is None else dropout(added))
+    for index, (segment, layers) in enumerate(zip(cut.segments, upper.segments, strict=True), start=1):
         adapter = None
         if segment.first is not None:
             adapter = take_adapted(lora, segment.first, segment.first + segment.stop - segment.start)
-        hidden = run_layers(config, layers, hidden, positions, valid, adapter)
+        own = dropout and dropout.replace(key=jax.random.fold_in(dropout.key, index))
+        hidden = run_layers(config, layers, hidden, positions, valid, adapter, own)
     return final_norm(config, upper.norm, hidden)

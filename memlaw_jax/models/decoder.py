@@ -13,21 +13,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from memlaw_jax.models.config import DecoderConfig
-from memlaw_jax.models.layers import KERNEL_INIT, Block, RmsNorm
+from memlaw_jax.models.layers import KERNEL_INIT, Block, Dropout, RmsNorm
 
 Params = dict[str, Any]
 
 
-def layer_stack(config: DecoderConfig, length: int, name: str | None = None) -> nn.Module:
+def layer_stack(config: DecoderConfig, length: int, name: str | None = None, dropout: float = 0.0) -> nn.Module:
     """`length` blocks as one scan: traced and compiled once, however deep the model is."""
     scanned = nn.scan(
         Block,
         variable_axes={"params": 0, "lora": 0},
-        split_rngs={"params": True},
+        split_rngs={"params": True, "dropout": True},
         in_axes=(nn.broadcast, nn.broadcast),
         length=length,
     )
-    return scanned(config, name=name)
+    return scanned(config, dropout, name=name)
 
 
 class Head(nn.Module):
@@ -77,12 +77,16 @@ def run_layers(
     positions: Int[Array, "B T"],
     valid: Bool[Array, "B T"] | None = None,
     lora: Params | None = None,
+    dropout: Dropout | None = None,
 ) -> Float[Array, "B T D"]:
     """Runs the blocks whose stacked weights are `layers`; `lora`, where given, is stacked over the same blocks."""
     length = jax.tree.leaves(layers)[0].shape[0]
     variables = {"params": layers} | ({"lora": lora} if lora else {})
-    stack: Any = layer_stack(config, length)
-    return stack.apply(variables, hidden, positions, valid)[0]
+    if lora is None or dropout is None:
+        stack: Any = layer_stack(config, length)
+        return stack.apply(variables, hidden, positions, valid)[0]
+    stack = layer_stack(config, length, dropout=dropout.rate)
+    return stack.apply(variables, hidden, positions, valid, rngs={"dropout": dropout.key})[0]
 
 
 def take_layers(layers: Params, start: int, stop: int) -> Params:

@@ -1,5 +1,7 @@
 """The parts of one decoder block. Variables: frozen weights in `params`, the adapter in `lora`.
 
+`dropout` is the adapter's own; the frozen modules have none.
+
 Names below are the Hugging Face names, so that a checkpoint tensor, a LoRA target and a Linen path read the same.
 Norms and softmax are computed in float32, products in the dtype of the hidden states.
 """
@@ -9,7 +11,8 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from memlaw_jax.models.attention import attend
 from memlaw_jax.models.config import DecoderConfig
@@ -25,11 +28,24 @@ def low_rank(
     return (x @ a.astype(x.dtype)) @ b.astype(x.dtype)
 
 
-def bypass(module: nn.Module, x: Float[Array, "*B d_in"]) -> Float[Array, "*B d_out"] | float:
+@struct.dataclass
+class Dropout:
+    """Dropout on the outputs of an adapter: training only, a fresh `key` a step."""
+
+    key: PRNGKeyArray
+    rate: float = struct.field(pytree_node=False)
+
+    def __call__(self, x: Float[Array, "*B"]) -> Float[Array, "*B"]:
+        kept = jax.random.bernoulli(self.key, 1 - self.rate, x.shape)
+        return jnp.where(kept, x / (1 - self.rate), 0)
+
+
+def bypass(module: nn.Module, x: Float[Array, "*B d_in"], dropout: float) -> Float[Array, "*B d_out"] | float:
     """`low_rank` with the module's own A and B; zero where the adapter has none for it."""
     if not module.has_variable("lora", "a"):
         return 0.0
-    return low_rank(x, module.get_variable("lora", "a"), module.get_variable("lora", "b"))
+    y = low_rank(x, module.get_variable("lora", "a"), module.get_variable("lora", "b"))
+    return Dropout(key=module.make_rng("dropout"), rate=dropout)(y) if dropout else y
 
 
 class RmsNorm(nn.Module):
@@ -50,6 +66,7 @@ class LoraDense(nn.Module):
 
     features: int
     use_bias: bool = False
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "*B d_in"]) -> Float[Array, "*B d_out"]:
@@ -57,13 +74,14 @@ class LoraDense(nn.Module):
         y = x @ kernel.astype(x.dtype)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
-        return y + bypass(self, x)
+        return y + bypass(self, x, self.dropout)
 
 
 class Attention(nn.Module):
     """Causal grouped-query attention, with per-head q/k norm (Qwen3), biases (Qwen2) or a window (Mistral)."""
 
     config: DecoderConfig
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(
@@ -72,7 +90,7 @@ class Attention(nn.Module):
         cfg = self.config
 
         def heads(name: str, count: int, norm: str) -> Float[Array, "B T H d"]:
-            y = LoraDense(count * cfg.head_dim, cfg.attention_bias, name=name)(x)
+            y = LoraDense(count * cfg.head_dim, cfg.attention_bias, self.dropout, name=name)(x)
             y = y.reshape(*x.shape[:-1], count, cfg.head_dim)
             return RmsNorm(cfg.rms_norm_eps, name=norm)(y) if cfg.qk_norm and norm else y
 
@@ -80,31 +98,36 @@ class Attention(nn.Module):
         k = rotate(heads("k_proj", cfg.num_kv_heads, "k_norm"), positions, cfg)
         v = heads("v_proj", cfg.num_kv_heads, "")
         mixed = attend(q, k, v, valid, cfg.sliding_window)
-        return LoraDense(cfg.hidden_size, name="o_proj")(mixed.reshape(*x.shape[:-1], -1))
+        return LoraDense(cfg.hidden_size, False, self.dropout, name="o_proj")(mixed.reshape(*x.shape[:-1], -1))
 
 
 class Mlp(nn.Module):
     """SwiGLU (Shazeer 2020), with the paper's low-rank bypass of the whole block as its own adapter."""
 
     config: DecoderConfig
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        def linear(features: int, name: str) -> LoraDense:
+            return LoraDense(features, dropout=self.dropout, name=name)
+
         width = self.config.intermediate_size
-        gated = nn.silu(LoraDense(width, name="gate_proj")(x)) * LoraDense(width, name="up_proj")(x)
-        return LoraDense(self.config.hidden_size, name="down_proj")(gated) + bypass(self, x)
+        gated = nn.silu(linear(width, "gate_proj")(x)) * linear(width, "up_proj")(x)
+        return linear(self.config.hidden_size, "down_proj")(gated) + bypass(self, x, self.dropout)
 
 
 class Block(nn.Module):
     """One pre-norm decoder block."""
 
     config: DecoderConfig
+    dropout: float = 0.0
 
     def setup(self) -> None:
         self.input_layernorm = RmsNorm(self.config.rms_norm_eps)
-        self.self_attn = Attention(self.config)
+        self.self_attn = Attention(self.config, self.dropout)
         self.post_attention_layernorm = RmsNorm(self.config.rms_norm_eps)
-        self.mlp = Mlp(self.config)
+        self.mlp = Mlp(self.config, self.dropout)
 
     def around_mlp(
         self, hidden: Float[Array, "B T D"], positions: Int[Array, "B T"], valid: Bool[Array, "B T"] | None = None

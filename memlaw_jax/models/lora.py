@@ -46,6 +46,8 @@ class LoraConfig:
         `paper`, PEFT's default of 8 for the others.
       init: distribution of A; B always starts at zero. `paper`: U(±1/√r), as the release draws it (PAPER.md,
         section 2); `peft` and `rslora`: U(±1/√d_in), as PEFT does.
+      dropout: share of the bypass's outputs that training sets to zero, the others growing by 1/(1 − dropout), as the
+        release does. (PEFT's dropout is on the input.)
     """
 
     label: ClassVar[str] = "lora"
@@ -55,6 +57,7 @@ class LoraConfig:
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     init: Literal["paper", "peft", "rslora"] = "paper"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     def __post_init__(self) -> None:
         unknown = [target for target in self.targets if target not in PATHS]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from memlaw_jax.models import Cut, DecoderConfig, Upper, run_upper, scaled
+from memlaw_jax.models import Cut, DecoderConfig, Dropout, Upper, run_upper, scaled
 from memlaw_jax.models.lora import AdapterWeights
 from memlaw_jax.objectives import TokenScores, token_scores
 from memlaw_jax.readout.batch import Batch
@@ -28,9 +28,11 @@ def score(
     batch: Batch,
     weights: AdapterWeights,
     scale: Float[Array, ""] | float,
+    dropout: Dropout | None = None,
 ) -> TokenScores:
     """Scores of a batch's answer slots under one adapter; what training differentiates and verification reports."""
-    hidden = run_upper(config, upper, cut, batch.features, batch.positions, scaled(weights, scale))
+    lora = scaled(weights, scale)
+    hidden = run_upper(config, upper, cut, batch.features, batch.positions, lora, dropout=dropout)
     answers = jnp.take_along_axis(hidden, batch.answer_index[..., None], axis=1)
     return token_scores(answers, upper.head, batch.labels)
 

@@ -11,7 +11,7 @@ from typing import Any
 SCHEMA = 1
 
 FIELDS = (
-    "schema", "cell_id", "model", "task", "dataset", "method", "rank", "alpha", "targets", "layers",
+    "schema", "cell_id", "protocol", "model", "task", "dataset", "method", "rank", "alpha", "targets", "layers",
     "effective_parameters", "length", "samples", "seed", "learning_rate", "steps", "token_visits", "stopped",
     "loss_initial", "loss_final", "token_accuracy", "exact_match", "p_min", "fraction_above_half", "first_failure",
     "seconds", "precision", "device", "mesh", "versions", "started", "git",

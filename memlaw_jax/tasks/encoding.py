@@ -2,13 +2,14 @@
 
 Prompt and answer are tokenised apart and joined as ids, never as text. A tokenizer that would merge across the border
 therefore cannot blur the answer mask, and the model reads in training exactly the prompt that it reads at inference.
+Where it would not merge, the ids are those of the whole text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from jaxtyping import Bool, Int32
@@ -19,6 +20,8 @@ from memlaw_jax.tasks.records import Record, shorten
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_BREAK = "\n"  # Merges with no word in sentencepiece, which is the reason why it is used.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +81,11 @@ class Encoder:
         self._chat = has_chat_template(tokenizer)
         self._special = special_ids(tokenizer)
         self._bos: tuple[int, ...] = ()
+        start = self._ids(_BREAK)
+        # Empty unless the tokenizer writes something, sentencepiece's space, before the first word of a text.
+        self._start = start if self._ids(_BREAK + "a") != start + self._ids("a") else ()
         if self._chat:
-            self.suffix = self._ids(suffix_text(tokenizer, system))
+            self.suffix = self._inner_ids(suffix_text(tokenizer, system))
             return
         if system not in (None, DEFAULT_SYSTEM):
             raise UserError(
@@ -98,7 +104,7 @@ class Encoder:
 
     def text(self, text: str, label: str) -> tuple[int, ...]:
         """Ids of a text in which nothing counts as a special token; `label` names it in errors."""
-        ids = self._ids(text, split_special_tokens=True)
+        ids = self._inner_ids(text, split_special_tokens=True)
         if not ids:
             raise UserError(f"{label}: the text {shorten(text)} becomes no token at all; give it other text.")
         if self.tokenizer.unk_token_id in ids:
@@ -114,9 +120,10 @@ class Encoder:
     def answer(self, target: str, label: str) -> tuple[int, ...]:
         """Ids of a target, which must come back verbatim when they are decoded."""
         ids = self.text(target, label)
-        back = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        # Sentencepiece writes a space before the first word and takes it away again; that alone is no change.
-        if isinstance(back, str) and back.lstrip() != target.lstrip():
+        back = self._decode(self._start + ids).removeprefix(self._decode(self._start))
+        # A tokenizer that writes a space even after a line break takes it away again; that alone is no change.
+        space = " " if self._start else ""
+        if back.removeprefix(space) != target.removeprefix(space):
             raise UserError(
                 f"{label}: the tokenizer turns the target {shorten(target)} into {shorten(back)}, so it cannot be "
                 "recalled verbatim; write it in that form."
@@ -138,6 +145,20 @@ class Encoder:
 
     def _ids(self, text: str, **options: bool) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False, **options).input_ids)
+
+    def _inner_ids(self, text: str, **options: bool) -> tuple[int, ...]:
+        """Ids of a text that follows another one, so without the space that sentencepiece writes before a first word.
+
+        That space is one more token where the text begins with a digit, and ℓ would count it with the answer.
+        """
+        count = len(self._start)
+        if count and (ids := self._ids(_BREAK + text, **options))[:count] == self._start:
+            return ids[count:]
+        return self._ids(text, **options)
+
+    def _decode(self, ids: tuple[int, ...]) -> str:
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return cast(str, text)
 
 
 def encode_prompt(

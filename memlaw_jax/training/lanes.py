@@ -34,7 +34,8 @@ NO_LOSS = 1e-3  # nats; below it a gradient may round to zero in an adapter that
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One adapter to train. Cells trained together share data, targets, layers, objective and optimiser constants."""
+    """One adapter to train. Cells trained together share data, targets, layers, dropout, objective and optimiser
+    constants."""
 
     lora: LoraConfig
     seed: int = 0
@@ -108,12 +109,12 @@ def train_cells(
       listen: called after each dispatch with a cell, its first step in that dispatch, and `[K]` metrics.
 
     Raises:
-      UserError: cells that differ in targets or layers, or do not fit the model or the device's memory.
+      UserError: cells that differ in targets, layers or dropout, or do not fit the model or the device's memory.
     """
     if not cells:
         return
-    if len({(cell.lora.targets, cell.lora.layers) for cell in cells}) > 1:
-        raise UserError("cells with different lora targets or layers cannot be trained in one batch; split them.")
+    if len({(cell.lora.targets, cell.lora.layers, cell.lora.dropout) for cell in cells}) > 1:
+        raise UserError("cells of other lora targets, layers or dropout cannot be trained in one batch; split them.")
     for cell in cells:
         cell.lora.check(base.config)
     try:
@@ -141,7 +142,8 @@ class _Pool:
     ):
         self.config, self.encoded, self.optim, self.placement = base.config, encoded, optim, placement
         self.queue = deque(cells)
-        self.program = Program(base.config, Cut.of(base.config, cells[0].lora), objective, optim.compiled)
+        lora = cells[0].lora
+        self.program = Program(base.config, Cut.of(base.config, lora), objective, optim.compiled, lora.dropout)
         self.samples = len(encoded.tokens)
         self.total = optim.total_steps(self.samples)
         self.steps = math.ceil(self.total / math.ceil(self.total / steps_per_dispatch))  # even dispatches
@@ -189,6 +191,7 @@ class _Pool:
                 scale=jnp.array([cell.lora.scale if cell else 0.0 for cell in cells], jnp.float32),
                 learning_rate=jnp.array([cell.learning_rate if cell else 0.0 for cell in cells], jnp.float32),
                 total_steps=jnp.array([self.total if cell else 0 for cell in cells], jnp.int32),
+                seed=jnp.array([cell.seed % 2**32 if cell else 0 for cell in cells], jnp.uint32),
             )
         )
 

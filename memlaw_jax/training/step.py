@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
-from memlaw_jax.models import Cut, DecoderConfig, Upper
+from memlaw_jax.models import Cut, DecoderConfig, Dropout, Upper
 from memlaw_jax.models.lora import AdapterWeights
 from memlaw_jax.objectives import Objective, TokenScores, weighted_loss
 from memlaw_jax.readout import Batch, score
 from memlaw_jax.training.optim import OptimConfig
+
+DROPOUT_STREAM = 1 << 16  # apart from the streams of `init_adapter`, which counts its targets
 
 
 @dataclass(frozen=True)
@@ -29,14 +32,15 @@ class Program:
     cut: Cut
     objective: Objective
     optim: OptimConfig
+    dropout: float = 0.0
 
 
 @struct.dataclass
 class Lane:
-    """One adapter in training, float32. Mapped, every leaf has a leading axis of N lanes."""
+    """One adapter in training, in the dtype of `OptimConfig.state`. Mapped, leaves have a leading axis of N lanes."""
 
     weights: AdapterWeights
-    moments: optax.OptState
+    moments: Any
     step: Int[Array, ""]
 
 
@@ -47,6 +51,7 @@ class LaneSettings:
     scale: Float[Array, ""]
     learning_rate: Float[Array, ""]
     total_steps: Int[Array, ""]
+    seed: UInt32[Array, ""]
 
 
 @struct.dataclass
@@ -61,29 +66,33 @@ class Metrics:
 
 def new_lane(program: Program, weights: AdapterWeights) -> Lane:
     """A lane at step 0."""
-    return Lane(weights=weights, moments=program.optim.transform().init(weights), step=jnp.zeros((), jnp.int32))
+    weights, moments = program.optim.init(weights)
+    return Lane(weights=weights, moments=moments, step=jnp.zeros((), jnp.int32))
 
 
 def train_step(
     program: Program, lane: Lane, settings: LaneSettings, upper: Upper, batch: Batch
 ) -> tuple[Lane, Metrics]:
     """One step of AdamW on the objective; a lane whose steps are spent stays as it is."""
+    dropout = None
+    if program.dropout:
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(settings.seed), DROPOUT_STREAM), lane.step)
+        dropout = Dropout(key=key, rate=program.dropout)
 
     def objective(weights: AdapterWeights) -> tuple[Array, TokenScores]:
-        scores = score(program.config, program.cut, upper, batch, weights, settings.scale)
+        scores = score(program.config, program.cut, upper, batch, weights, settings.scale, dropout)
         return weighted_loss(scores.nats, program.objective.weights(scores, batch.train_mask)), scores
 
     (value, scores), gradient = jax.value_and_grad(objective, has_aux=True)(lane.weights)
-    updates, moments = program.optim.transform().update(gradient, lane.moments, lane.weights)
     rate = program.optim.rate(settings.learning_rate, lane.step, settings.total_steps)
-    weights = jax.tree.map(lambda weight, update: weight - rate * update, lane.weights, updates)
+    weights, moments = program.optim.update(gradient, lane.moments, lane.weights, rate)
     stepped = Lane(weights=weights, moments=moments, step=lane.step + 1)
     counted = jnp.maximum(batch.answer_mask.sum(), 1)
     metrics = Metrics(
         objective=value,
         loss=jnp.where(batch.answer_mask, scores.nats, 0.0).sum() / counted,
         accuracy=(batch.answer_mask & scores.right).sum() / counted,
-        gradient_norm=optax.tree.norm(gradient),
+        gradient_norm=optax.tree.norm(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gradient)),
     )
     unspent = lane.step < settings.total_steps
     return jax.tree.map(lambda new, old: jnp.where(unspent, new, old), stepped, lane), metrics

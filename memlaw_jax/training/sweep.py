@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import jax
+import pydantic
 from pydantic import Field
 
 from memlaw_jax.errors import UserError
@@ -21,6 +22,7 @@ from memlaw_jax.training.lanes import LANES, STEPS_PER_DISPATCH, Cell, Outcome, 
 from memlaw_jax.training.logging import Watcher
 from memlaw_jax.training.optim import OptimConfig, Positive
 from memlaw_jax.training.placement import Placement
+from memlaw_jax.training.protocol import CUSTOM, PROTOCOLS, Name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,12 +34,13 @@ class SweepConfig:
 
     Attributes:
       model: `embedded`, a Hugging Face directory or a hub id.
-      dtype: of the frozen weights and activations; adapters, moments and losses are float32.
+      dtype: of the frozen weights and activations; losses are float32, adapters what `optim.state` says.
       task: `kind` and the task's own settings; from Python also a `Task`.
       lengths: answer tokens ℓ; null is everything the task has.
       ranks: LoRA ranks, in place of `lora.rank`.
       methods: objectives by name.
       learning_rates: a grid axis in place of `optim.learning_rate`.
+      protocol: `paper` or `standard`: fixes and fills in settings of `lora`, `optim` and `seeds` (`training.protocol`).
       lanes: the most adapters trained at once, rounded up to a multiple of the devices.
       steps_per_dispatch: optimiser steps between two looks of the host.
       out: the results folder.
@@ -47,6 +50,7 @@ class SweepConfig:
 
     task: Any
     ranks: Annotated[tuple[Count, ...], Field(min_length=1)]
+    protocol: Name | None = None
     model: str = "embedded"
     dtype: str = "float32"
     lengths: Annotated[tuple[Count | None, ...], Field(min_length=1)] = (None,)
@@ -59,8 +63,19 @@ class SweepConfig:
     steps_per_dispatch: Count = STEPS_PER_DISPATCH
     out: PathText | None = None
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _by_protocol(cls, given: Any) -> Any:
+        """Fills in what a protocol says."""
+        values = getattr(given, "kwargs", None) or {}
+        protocol = values.get("protocol")
+        known = isinstance(protocol, str) and protocol in PROTOCOLS
+        return PROTOCOLS[protocol].fill(values) if known else given
+
     def __post_init__(self) -> None:
         self.made_task()
+        if self.protocol is not None:
+            PROTOCOLS[self.protocol].check(self.protocol, self.lora, self.optim)
         unknown = [method for method in self.methods if method not in OBJECTIVES]
         if unknown:
             raise UserError(f"method {unknown[0]!r} is unknown; allowed are {', '.join(OBJECTIVES)}.")
@@ -125,26 +140,19 @@ def sweep(
     *,
     ranks: Sequence[int],
     out: str | os.PathLike[str],
-    lengths: Sequence[int | None] = (None,),
-    seeds: Sequence[int] = (0,),
-    methods: Sequence[str] = ("sft",),
+    lengths: Sequence[int | None] | None = None,
+    seeds: Sequence[int] | None = None,
+    methods: Sequence[str] | None = None,
+    protocol: Name | None = None,
     lora: LoraConfig | None = None,
     optim: OptimConfig | None = None,
     **more: Any,
 ) -> SweepResults:
     """`run_sweep` from Python: the axes of the grid as arguments; `more` are further fields of `SweepConfig`."""
-    config = SweepConfig(
-        task=task,
-        ranks=tuple(ranks),
-        lengths=tuple(lengths),
-        seeds=tuple(seeds),
-        methods=tuple(methods),
-        lora=lora or LoraConfig(),
-        optim=optim or OptimConfig(steps=400),
-        model=base.name,
-        dtype=base.dtype,
-        **more,
-    )
+    axes = {"ranks": ranks, "lengths": lengths, "seeds": seeds, "methods": methods}
+    given = {name: tuple(values) for name, values in axes.items() if values is not None}
+    parts = {name: part for name, part in (("lora", lora), ("optim", optim)) if part is not None}
+    config = SweepConfig(task=task, model=base.name, dtype=base.dtype, protocol=protocol, **given, **parts, **more)
     return run_sweep(base, config, out)
 
 
@@ -205,6 +213,7 @@ class _Sweep:
         return {
             "schema": SCHEMA,
             "cell_id": planned.id,
+            "protocol": self.config.protocol or CUSTOM,
             "model": self.base.name,
             "task": self.task.name,
             "dataset": self.dataset,
@@ -212,6 +221,7 @@ class _Sweep:
             "rank": cell.lora.rank,
             "alpha": cell.lora.alpha,
             "init": cell.lora.init,
+            "dropout": cell.lora.dropout,
             "targets": list(cell.lora.targets),
             "layers": list(cell.lora.adapted_layers(self.base.config)),
             "effective_parameters": cell.lora.effective_parameters(self.base.config),
@@ -231,7 +241,7 @@ class _Sweep:
             "fraction_above_half": final.fraction_above_half,
             "first_failure": final.first_failure,
             "seconds": round(outcome.seconds, 3),
-            "precision": {"frozen": self.base.dtype, "adapter": "float32"},
+            "precision": {"frozen": self.base.dtype, "adapter": self.config.optim.state},
             "device": jax.devices()[0].device_kind,
             "mesh": self.placement.describe(),
             "versions": versions(),
@@ -267,7 +277,13 @@ class _Sweep:
     def _lora_identity(self) -> dict[str, Any]:
         lora = self.config.lora
         layers = list(lora.adapted_layers(self.base.config))
-        return {"targets": list(lora.targets), "layers": layers, "alpha": lora.alpha, "init": lora.init}
+        return {
+            "targets": list(lora.targets),
+            "layers": layers,
+            "alpha": lora.alpha,
+            "init": lora.init,
+            "dropout": lora.dropout,
+        }
 
     def _optim_identity(self) -> dict[str, Any]:
         values = dataclasses.asdict(self.config.optim)

@@ -19,6 +19,7 @@ def record(cell_id: str, **changes: Any) -> dict[str, Any]:
     """A cell's record as a sweep writes it."""
     return {
         "schema": SCHEMA,
+        "protocol": "custom",
         "cell_id": cell_id,
         "model": "embedded",
         "task": "long_context",

@@ -59,7 +59,9 @@ def test_frozen_weights_are_arguments_of_every_compiled_program() -> None:
         jax.random.split(jax.random.key(0), 2)
     )
     ones = jnp.ones(2)
-    settings = LaneSettings(scale=ones, learning_rate=ones, total_steps=jnp.array([4, 4]))
+    settings = LaneSettings(
+        scale=ones, learning_rate=ones, total_steps=jnp.array([4, 4]), seed=jnp.array([0, 1], jnp.uint32)
+    )
     rows = np.zeros((3, 2, 0), np.int32)
     assert largest(run_steps, program, lanes, settings, upper, data, rows, static=(0,)) < MEGABYTE
     verified = base.config, program.cut, upper, data, lanes.weights, ones, np.zeros(1, np.int32)

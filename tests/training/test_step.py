@@ -48,6 +48,7 @@ def step(base: Base, sequence: Encoded) -> Step:
             scale=jnp.array(scale, jnp.float32),
             learning_rate=jnp.array([1e-2, 3e-3, 2e-2], jnp.float32),
             total_steps=jnp.array(total, jnp.int32),
+            seed=jnp.arange(3, dtype=jnp.uint32),
         )
         lanes, seen = jax.vmap(lambda weights: new_lane(program, weights))(adapters(base)), []
         for _ in range(steps):

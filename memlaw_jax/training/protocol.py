@@ -1,0 +1,74 @@
+"""The paper's protocol and the one we recommend (PAPER.md, section 8), as presets of a sweep's settings.
+
+A protocol fixes some settings, and a sweep that changes one of these cannot carry its name; it gives defaults for
+others. `docs/protocols.md` says why each differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from memlaw_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from memlaw_jax.models import LoraConfig
+    from memlaw_jax.training.optim import OptimConfig
+
+Name = Literal["paper", "standard"]
+CUSTOM = "custom"  # what records say of a sweep that follows neither
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Settings that a protocol fixes, and its defaults for others; both by the names of `LoraConfig`, `OptimConfig`."""
+
+    lora: Mapping[str, Any]
+    optim: Mapping[str, Any]
+    steps: int
+    seeds: tuple[int, ...]
+
+    def fill(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of a config, with the protocol's for all that they leave out."""
+        filled = dict(values)
+        filled.setdefault("seeds", self.seeds)
+        for part, fixed in (("lora", self.lora), ("optim", self.optim)):
+            given = filled.get(part) or {}
+            if isinstance(given, Mapping):
+                filled[part] = {**fixed, **given}
+        optim = filled["optim"]
+        if isinstance(optim, Mapping) and not {"steps", "epochs"} & set(optim):
+            filled["optim"] = {**optim, "steps": self.steps}
+        return filled
+
+    def check(self, name: str, lora: LoraConfig, optim: OptimConfig) -> None:
+        """Refuses settings that the protocol fixes otherwise."""
+        for part, fixed, found in (("lora", self.lora, lora), ("optim", self.optim, optim)):
+            for key, value in fixed.items():
+                if getattr(found, key) != value:
+                    raise UserError(
+                        f"protocol {name} has {part}.{key} {_shown(value)}, yours is {_shown(getattr(found, key))}; "
+                        "take it out, or leave `protocol` out and choose every setting yourself."
+                    )
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+_ADAMW = {"schedule": "linear", "clip": 1.0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
+PROTOCOLS: dict[str, Protocol] = {
+    "paper": Protocol(
+        lora={"targets": ("mlp",), "init": "paper", "alpha": None, "dropout": 0.1},
+        optim=_ADAMW,
+        steps=2000,  # of one long text; a phone book has 200 epochs, with a batch by its length
+        seeds=(42,),
+    ),
+    "standard": Protocol(
+        lora={"init": "peft", "dropout": 0.0},
+        optim={**_ADAMW, "state": "float32"},
+        steps=400,
+        seeds=(0, 1, 2),
+    ),
+}
