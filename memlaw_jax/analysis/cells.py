@@ -13,6 +13,8 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 SATURATED = float(np.log(2.0))  # nats; below it a token's probability is above one half (PAPER.md, section 1)
+# Runs that differ in one of these are not seeds of one cell.
+_SAME_IN_A_CELL = ("model", "task", "dataset", "targets", "layers", "learning_rate", "steps", "protocol", "alpha")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,3 +71,16 @@ def gather(frame: pd.DataFrame) -> Cells:
         high=delta.max().to_numpy(),
         scatter=scatter.to_numpy(),
     )
+
+
+def mixtures(frame: pd.DataFrame) -> tuple[str, ...]:
+    """A sentence for each column in which runs of one cell differ: they are averaged as if they were seeds."""
+    notes = []
+    for column in (name for name in _SAME_IN_A_CELL if name in frame.columns):
+        kinds = frame[column].map(str).groupby([frame["rank"], frame["length"]]).nunique()
+        if (kinds > 1).any():
+            notes.append(
+                f"{int((kinds > 1).sum())} cells mix runs that differ in {column}; they were averaged as if they were "
+                "seeds, so fit them apart if they should not be."
+            )
+    return tuple(notes)

@@ -39,9 +39,14 @@ class Selection:
 
 def select(frame: pd.DataFrame, name: str) -> Selection:
     """Apply a filter by name. Raises `UserError` for an unknown name, or when the cells left cannot be fitted."""
+    return FILTERS[checked_filter(name)](frame)
+
+
+def checked_filter(name: str) -> str:
+    """The name of a filter, or `UserError`."""
     if name not in FILTERS:
         raise UserError(f"filter is {name!r}; choose one of {', '.join(FILTERS)}")
-    return FILTERS[name](frame)
+    return name
 
 
 def paper(frame: pd.DataFrame) -> Selection:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from etils import epath
 
+from memlaw_jax.analysis import release
 from memlaw_jax.errors import UserError
 
 _SIZES, _LOSSES = ("rank", "length"), ("loss_initial", "loss_final")
@@ -24,7 +25,8 @@ _SUFFIXES = ".jsonl, .csv or .parquet"
 def read_frame(source: Source | Iterable[Source]) -> pd.DataFrame:
     """Runs as a DataFrame, one row a run, from a table, a file, a results folder, or a list of these.
 
-    A folder stands for its `results.jsonl`; files are `.jsonl` (one record a line), `.csv` or `.parquet`. The columns
+    A folder stands for its `results.jsonl`, or, where it has none, for the output tree of the paper's release
+    (`analysis/release.py`); files are `.jsonl` (one record a line), `.csv` or `.parquet`. The columns
     `rank` and `length` (answer tokens) are whole and positive, `loss_initial` and `loss_final` (nats per answer token)
     finite and not negative; every other column passes through. A torn last line of a `.jsonl`, which a killed sweep
     leaves behind, is left out with a warning. Rows with `stopped` = "diverged" are left out and listed in
@@ -65,6 +67,8 @@ def _load(part: Source) -> tuple[pd.DataFrame, list[str], str]:
         where = [f"{name}, row {label}" for label in part.index]
     else:
         path = epath.Path(part)
+        if release.recognises(path):
+            return *release.read_release(path), os.fspath(path)
         if path.is_dir():
             path = path / "results.jsonl"
         name = os.fspath(path)

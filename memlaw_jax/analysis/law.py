@@ -21,7 +21,7 @@ from memlaw_jax.analysis import bootstrap as resampling
 from memlaw_jax.analysis import files
 from memlaw_jax.analysis.bootstrap import Draws
 from memlaw_jax.analysis.card import fit_card
-from memlaw_jax.analysis.cells import gather
+from memlaw_jax.analysis.cells import gather, mixtures
 from memlaw_jax.analysis.filters import select
 from memlaw_jax.analysis.frame import Source, read_frame
 from memlaw_jax.analysis.least_squares import (
@@ -37,8 +37,6 @@ from memlaw_jax.errors import UserError
 from memlaw_jax.version import __version__
 
 SCHEMA = 1
-# Runs that differ in one of these are not seeds of one cell.
-_SAME_IN_A_CELL = ("model", "task", "dataset", "targets", "layers", "learning_rate", "steps", "protocol", "alpha")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,14 +199,13 @@ def fit_law(
     (0 for none) give the intervals, drawn from `seed`. Raises `UserError` for bad input, several methods, or fewer than
     5 unsaturated cells.
     """
-    if isinstance(bootstrap, bool) or not isinstance(bootstrap, Integral) or bootstrap < 0:
-        raise UserError(f"bootstrap is {bootstrap}; give a number of resamples, 300 or more, or 0 for no intervals")
+    replicates = checked_replicates(bootstrap)
     frame = read_frame(source)
     frame, method = _one_method(frame, method)
     chosen = select(frame, filter)
     whole, used = gather(frame), gather(frame[chosen.kept])
     fit = fit_cells(used)
-    draws = resampling.cell_bootstrap(used, fit, replicates=int(bootstrap), seed=seed) if bootstrap else None
+    draws = resampling.cell_bootstrap(used, fit, replicates=replicates, seed=seed) if replicates else None
     lost = frame.attrs["diverged"]
     return Law(
         C=fit.constant,
@@ -231,7 +228,7 @@ def fit_law(
         cells=_beside(fit, whole, used, chosen.reasons),
         draws=draws,
         diverged=sum(method is None or run.get("method", method) == method for run in lost),
-        notes=_mixtures(frame),
+        notes=mixtures(frame),
         source=tuple(frame.attrs["source"]),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions={
@@ -240,6 +237,13 @@ def fit_law(
             **{name: metadata.version(name) for name in ("numpy", "scipy", "pandas")},
         },
     )
+
+
+def checked_replicates(bootstrap: int) -> int:
+    """A number of resamples, or `UserError`."""
+    if isinstance(bootstrap, bool) or not isinstance(bootstrap, Integral) or bootstrap < 0:
+        raise UserError(f"bootstrap is {bootstrap}; give a number of resamples, 300 or more, or 0 for no intervals")
+    return int(bootstrap)
 
 
 def _one_method(frame: pd.DataFrame, method: str | None) -> tuple[pd.DataFrame, str | None]:
@@ -251,7 +255,8 @@ def _one_method(frame: pd.DataFrame, method: str | None) -> tuple[pd.DataFrame, 
     if method is None:
         if len(names) > 1:
             raise UserError(
-                f"the results hold {len(names)} methods ({', '.join(names)}); fit one, as method={names[0]!r}"
+                f"the results hold {len(names)} methods ({', '.join(names)}); fit one, as method={names[0]!r} "
+                "(--method)"
             )
         return frame, names[0] if names else None
     if method not in names:
@@ -278,16 +283,3 @@ def _beside(fit: Estimate, whole, used, reasons: dict[tuple[int, int], str]) -> 
             )
         )
     return tuple(rows)
-
-
-def _mixtures(frame: pd.DataFrame) -> tuple[str, ...]:
-    """A sentence for each column in which runs of one cell differ: they are averaged as if they were seeds."""
-    notes = []
-    for column in (name for name in _SAME_IN_A_CELL if name in frame.columns):
-        kinds = frame[column].map(str).groupby([frame["rank"], frame["length"]]).nunique()
-        if (kinds > 1).any():
-            notes.append(
-                f"{int((kinds > 1).sum())} cells mix runs that differ in {column}; they were averaged as if they were "
-                "seeds, so fit them apart if they should not be."
-            )
-    return tuple(notes)

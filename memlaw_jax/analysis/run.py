@@ -1,15 +1,18 @@
-"""From result files to a law and its pictures: what `memlaw fit` does."""
+"""From result files to a law or a comparison with its pictures: what `memlaw fit` and `memlaw compare` do."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 from etils import epath
 
 from memlaw_jax.analysis import files
+from memlaw_jax.analysis.compare import Comparison, compare
+from memlaw_jax.analysis.compare_words import describe_comparison
 from memlaw_jax.analysis.frame import Source, read_frame
 from memlaw_jax.analysis.law import Law, fit_law
 from memlaw_jax.analysis.words import describe
@@ -39,6 +42,22 @@ def fit_and_draw(
     place = files.folder(out)
     written = [*law.save(place), *draw_all(frame, law, place, ln_vocab=ln_vocab)]
     return law, written, describe(law, ln_vocab)
+
+
+def compare_and_draw(
+    a: Source | Iterable[Source], b: Source | Iterable[Source], out: str | os.PathLike[str], **options: Any
+) -> tuple[Comparison, list[epath.Path], str]:
+    """Compare two result sets and write `compare.{csv,json,md,png,svg}`; `options` are those of `compare`.
+
+    Returns the comparison, the files written, and what was found in plain words. Raises `UserError` for a user's
+    mistake, and then writes nothing.
+    """
+    from memlaw_jax.analysis.figures import draw_comparison, save
+
+    found = compare(a, b, **options)
+    place = files.folder(out)
+    written = [*found.save(place), *save(draw_comparison(found), place, "compare")]
+    return found, written, describe_comparison(found)
 
 
 def uniform_loss(frame: pd.DataFrame) -> float | None:

@@ -15,7 +15,8 @@ def describe(law: Law, ln_vocab: float | None = None) -> str:
     lines = [_form(law), _exponents(law), _doubling(law), _fit(law), _cells(law)]
     if ln_vocab is not None:
         lines.append(_unlearning(law, ln_vocab))
-    return "\n".join(line for line in [*lines, *_warnings(law)] if line)
+    lines += [f"Warning: {text}" for text in [*cautions(law), *law.notes]]
+    return "\n".join(line for line in lines if line)
 
 
 def _form(law: Law) -> str:
@@ -88,7 +89,8 @@ def _unlearning(law: Law, ln_vocab: float) -> str:
     )
 
 
-def _warnings(law: Law) -> list[str]:
+def cautions(law: Law) -> list[str]:
+    """What to be wary of in this fit, a sentence each, from its flags and its filter."""
     flags = law.flags
     said = [
         (not flags.converged, "the fit did not converge, so do not use these numbers."),
@@ -97,7 +99,7 @@ def _warnings(law: Law) -> list[str]:
         (not flags.filter_settled, "some cells sit right at the saturation threshold and were left out."),
         (law.filter == "paper", "the filter 'paper' drops single runs by their own loss, which biases α down."),
     ]
-    return [f"Warning: {text}" for raised, text in said if raised] + [f"Warning: {note}" for note in law.notes]
+    return [text for raised, text in said if raised]
 
 
 def _span(low: float, high: float) -> str:

@@ -9,16 +9,18 @@ NAME = "fit"
 HELP = "Fit the memory law ΔL = C·r^α·ℓ^(−β) + b to results, with intervals and figures."
 EXAMPLE = """examples:
   memlaw fit runs/demo
-  memlaw fit sft.csv memft.csv --out runs/both --filter paper
+  memlaw fit seed0.csv seed1.csv --out runs/both --filter paper
+  memlaw fit ../ParametricMemoryLaw/generation/pb --method memft-ot --out runs/paper
 
-RESULTS is a folder with results.jsonl, or a CSV or Parquet file with the columns rank, length, loss_initial and
-loss_final (losses in nats per answer token)."""
+RESULTS is a folder with results.jsonl, a CSV or Parquet file with the columns rank, length, loss_initial and loss_final
+(losses in nats per answer token), or the output tree of the paper's PyTorch release."""
 
 
 def arguments(command: argparse.ArgumentParser) -> None:
     """Adds this command's arguments."""
     command.add_argument("results", metavar="RESULTS", nargs="+", help="results folders or files")
     command.add_argument("--out", metavar="DIR", help="where law.json and the figures go (default: RESULTS/law)")
+    command.add_argument("--method", metavar="M", help="fit this method, where the results hold several")
     command.add_argument(
         "--filter",
         choices=("predicted", "paper"),
@@ -35,7 +37,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
     first = Path(args.results[0])
     out = Path(args.out) if args.out else (first if first.is_dir() else first.parent) / "law"
-    law, written, words = fit_and_draw(args.results, out, filter=args.filter)
+    law, written, words = fit_and_draw(args.results, out, filter=args.filter, method=args.method)
     return law_json(law) | {"out": str(out), "files": [str(path) for path in written]}, "\n".join(
         [words, "", "Written:", *[f"  {path}" for path in written]]
     )

@@ -9,6 +9,7 @@ from etils import epath
 
 from memlaw_jax.analysis import files
 from memlaw_jax.analysis.figures.agreement import draw_agreement
+from memlaw_jax.analysis.figures.comparison import draw_comparison
 from memlaw_jax.analysis.figures.curves import draw_curves
 from memlaw_jax.analysis.figures.heat import METRICS, draw_heat
 from memlaw_jax.analysis.figures.recall import draw_recall
@@ -16,7 +17,16 @@ from memlaw_jax.analysis.figures.style import save
 from memlaw_jax.analysis.frame import Source, read_frame
 from memlaw_jax.analysis.law import Law
 
-__all__ = ["draw_agreement", "draw_all", "draw_curves", "draw_heat", "draw_recall", "draw_sweep"]
+__all__ = [
+    "draw_agreement",
+    "draw_all",
+    "draw_comparison",
+    "draw_curves",
+    "draw_heat",
+    "draw_recall",
+    "draw_sweep",
+    "save",
+]
 
 
 def draw_all(
