@@ -280,7 +280,7 @@ def _read(file: epath.Path, name: str, path: tuple[str, ...], shape: tuple[int, 
     def part(bounds: tuple[tuple[int, int], ...]) -> np.ndarray:
         return _blocks(file, name, bounds[::-1] if transposed else bounds)
 
-    def on_device(index: tuple[slice, ...]) -> np.ndarray:
+    def on_device(index: Any) -> np.ndarray:
         found = part(tuple(piece.indices(size)[:2] for piece, size in zip(index, shape, strict=True)))
         return found.T if transposed else found
 

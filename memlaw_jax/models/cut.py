@@ -129,6 +129,6 @@ def run_upper(
         adapter = None
         if segment.first is not None:
             adapter = take_adapted(lora, segment.first, segment.first + segment.stop - segment.start)
-        own = dropout and dropout.replace(key=jax.random.fold_in(dropout.key, index))
+        own = None if dropout is None else dropout.apart(index)
         hidden = run_layers(config, layers, hidden, positions, valid, adapter, own)
     return final_norm(config, upper.norm, hidden)

@@ -35,6 +35,10 @@ class Dropout:
     key: PRNGKeyArray
     rate: float = struct.field(pytree_node=False)
 
+    def apart(self, index: int) -> Dropout:
+        """The same dropout with draws of its own."""
+        return Dropout(key=jax.random.fold_in(self.key, index), rate=self.rate)
+
     def __call__(self, x: Float[Array, "*B"]) -> Float[Array, "*B"]:
         kept = jax.random.bernoulli(self.key, 1 - self.rate, x.shape)
         return jnp.where(kept, x / (1 - self.rate), 0)

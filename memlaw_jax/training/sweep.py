@@ -69,8 +69,9 @@ class SweepConfig:
         """Fills in what a protocol says."""
         values = getattr(given, "kwargs", None) or {}
         protocol = values.get("protocol")
-        known = isinstance(protocol, str) and protocol in PROTOCOLS
-        return PROTOCOLS[protocol].fill(values) if known else given
+        if isinstance(protocol, str) and protocol in PROTOCOLS:
+            return PROTOCOLS[protocol].fill(values)
+        return given
 
     def __post_init__(self) -> None:
         self.made_task()
@@ -150,9 +151,9 @@ def sweep(
 ) -> SweepResults:
     """`run_sweep` from Python: the axes of the grid as arguments; `more` are further fields of `SweepConfig`."""
     axes = {"ranks": ranks, "lengths": lengths, "seeds": seeds, "methods": methods}
-    given = {name: tuple(values) for name, values in axes.items() if values is not None}
-    parts = {name: part for name, part in (("lora", lora), ("optim", optim)) if part is not None}
-    config = SweepConfig(task=task, model=base.name, dtype=base.dtype, protocol=protocol, **given, **parts, **more)
+    given: dict[str, Any] = {name: tuple(values) for name, values in axes.items() if values is not None}
+    given |= {name: part for name, part in (("lora", lora), ("optim", optim)) if part is not None}
+    config = SweepConfig(task=task, model=base.name, dtype=base.dtype, protocol=protocol, **given, **more)
     return run_sweep(base, config, out)
 
 
