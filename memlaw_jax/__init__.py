@@ -15,6 +15,7 @@ from memlaw_jax.version import __version__
 
 if TYPE_CHECKING:
     from memlaw_jax.analysis import Law, fit_law
+    from memlaw_jax.interop import from_peft, to_peft
     from memlaw_jax.models import Adapter, Base, LoraConfig, load_adapter, load_base
     from memlaw_jax.objectives import Sft
     from memlaw_jax.readout import RecallReport
@@ -34,11 +35,13 @@ _HOMES = {
     "Sft": "objectives",
     "SweepConfig": "training",
     "fit_law": "analysis",
+    "from_peft": "interop",
     "load_adapter": "models",
     "load_base": "models",
     "read_records": "tasks",
     "recall": "readout",
     "sweep": "training",
+    "to_peft": "interop",
     "train": "training",
 }
 

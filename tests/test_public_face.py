@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
-CONTRACT = "load_base LoraConfig train Sft OptimConfig sweep recall fit_law load_adapter UserError"
-ROOMS = ("analysis", "models", "objectives", "readout", "results", "tasks", "training")
+CONTRACT = "load_base LoraConfig train Sft OptimConfig sweep recall fit_law load_adapter to_peft from_peft UserError"
+ROOMS = ("analysis", "interop", "models", "objectives", "readout", "results", "tasks", "training")
 
 
 @pytest.mark.parametrize("name", ml.__all__)

@@ -11,11 +11,11 @@ import warnings
 from collections.abc import Sequence
 from types import FrameType
 
-from memlaw_jax.cli import demo, fit, sweep
+from memlaw_jax.cli import compare, demo, export, fit, sweep
 from memlaw_jax.errors import UserError
 from memlaw_jax.version import __version__
 
-COMMANDS = (demo, sweep, fit)
+COMMANDS = (demo, sweep, fit, export, compare)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -66,7 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _Terminated:
         print("\nmemlaw: terminated. Nothing finished is lost; the same command goes on from there.", file=sys.stderr)
         return 143
-    print(json.dumps(result) if args.json else words)
+    try:
+        print(json.dumps(result) if args.json else words, flush=True)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

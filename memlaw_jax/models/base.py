@@ -70,7 +70,7 @@ def load_base(source: str | epath.PathLike, dtype: str = "float32", mesh: Mesh |
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}; allowed are {', '.join(DTYPES)}.")
-    directory = _directory(str(source))
+    directory = model_directory(str(source))
     config = read_config(directory)
     return Base(
         name=EMBEDDED if str(source) == EMBEDDED else str(source),
@@ -83,7 +83,12 @@ def load_base(source: str | epath.PathLike, dtype: str = "float32", mesh: Mesh |
     )
 
 
-def _directory(source: str) -> epath.Path:
+def model_directory(source: str) -> epath.Path:
+    """The directory of a model's files; a hub id is fetched, weights and all, unless it is in the local cache.
+
+    Raises:
+      UserError: no such model.
+    """
     if source == EMBEDDED:
         return epath.resource_path("memlaw_jax") / "models" / "embedded"
     path = epath.Path(source)

@@ -261,7 +261,7 @@ def test_a_mistyped_command_is_told_with_the_way_to_help(memlaw: Memlaw, argumen
     assert_told(memlaw(*arguments), "--help")
 
 
-@pytest.mark.parametrize("command", ["demo", "sweep", "fit"])
+@pytest.mark.parametrize("command", ["demo", "sweep", "fit", "compare", "export"])
 def test_every_command_has_help_with_an_example(memlaw: Memlaw, command: str) -> None:
     said = memlaw(command, "--help")
     assert said.code == 0 and said.err == ""
@@ -272,7 +272,7 @@ def test_every_command_has_help_with_an_example(memlaw: Memlaw, command: str) ->
 
 def test_help_lists_the_commands(memlaw: Memlaw) -> None:
     said = memlaw("--help")
-    assert said.code == 0 and all(command in said.out for command in ("demo", "sweep", "fit"))
+    assert said.code == 0 and all(command in said.out for command in ("demo", "sweep", "fit", "compare", "export"))
     assert memlaw("--version").out == f"memlaw {__version__}\n"
 
 

@@ -31,7 +31,10 @@ def main(directory: str) -> None:
         found["-".join(axes)] = {
             "equal": all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs),
             "largest_share": max(
-                shard.data.size / leaf.size for _, leaf in pairs if leaf.size > 2048 for shard in leaf.addressable_shards
+                shard.data.size / leaf.size
+                for _, leaf in pairs
+                if leaf.size > 2048
+                for shard in leaf.addressable_shards
             ),
             "copies": sum(sizes) / sum(leaf.nbytes for _, leaf in pairs),
             "logits": float(np.abs(np.asarray(spread.logits(tokens)) - np.asarray(one.logits(tokens))).max()),

@@ -350,7 +350,7 @@ def drop_key(path: Path) -> None:
         (drop_key, "corrupt"),
         (cut_short, "corrupt"),
         (edit_meta(format=2), "format 2"),
-        (edit_meta(lora={"rank": 3, "targets": ["mlp"], "dropout": 0.1}), "no setting 'dropout'"),
+        (edit_meta(lora={"rank": 3, "targets": ["mlp"], "droppout": 0.1}), "no setting 'droppout'"),
         (edit_meta(lora={"rank": -3}), "rank is -3"),
     ],
     ids=["no meta", "no weights", "torn meta", "list meta", "no layers", "torn weights", "format", "unknown", "rank"],
