@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
@@ -24,14 +23,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from safetensors.numpy import save_file
+from etils import epath
 
-from memlaw_jax.models import DecoderConfig
+from memlaw_jax.models import Decoder, DecoderConfig
+from memlaw_jax.models.checkpoint import write_checkpoint
 from memlaw_jax.results import commit, now, versions
 
-SHARDS = 3
 CONFIG = DecoderConfig(
     family="qwen3", vocab_size=65_536, hidden_size=2048, intermediate_size=8192, num_layers=6, num_heads=16,
     num_kv_heads=4, head_dim=128,
@@ -50,7 +51,7 @@ from memlaw_jax.models.base import DTYPES
 
 def peak():
     lines = open("/proc/self/status").read().splitlines()
-    return {k: int(v.split()[0]) * 1024 for k, v in (line.split(":") for line in lines if line.startswith("Vm"))}["VmHWM"]
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
 
 directory, dtype, devices = sys.argv[1], sys.argv[2], int(sys.argv[3])
 mesh = None
@@ -68,26 +69,17 @@ print(json.dumps({"before": before, "peak": peak(), "weights": sum(sizes)}))
 
 def write_random(directory: Path) -> tuple[int, int]:
     """A sharded bfloat16 checkpoint of `CONFIG`; returns its bytes and those of its two largest tensors."""
-    from memlaw_jax.models.checkpoint import _abstract_params, _names  # the same table of names as the reader's
+    rng = np.random.default_rng(0)
 
-    from flax.traverse_util import flatten_dict
+    def noise(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        return rng.integers(-127, 128, leaf.shape, np.int8).astype(ml_dtypes.bfloat16)
 
-    shapes = {path: leaf.shape for path, leaf in flatten_dict(_abstract_params(CONFIG)).items()}
-    (directory / "config.json").write_text(json.dumps(CONFIG.to_hf() | {"dtype": "bfloat16"}))
-    names, rng = _names(shapes), np.random.default_rng(0)
-    index, sizes = {}, []
-    for shard in range(SHARDS):
-        file, tensors = f"model-{shard + 1:05}-of-{SHARDS:05}.safetensors", {}
-        for name, (path, layer) in list(names.items())[shard::SHARDS]:
-            shape = shapes[path] if layer is None else shapes[path][1:]
-            shape = shape[::-1] if path[-1] == "kernel" else shape
-            noise = rng.integers(-127, 128, math.prod(shape), np.int8).astype(ml_dtypes.bfloat16).reshape(shape)
-            tensors[name], index[name] = noise, file
-            sizes.append(noise.nbytes)
-        save_file(tensors, directory / file, metadata={"format": "pt"})
-    (directory / "model.safetensors.index.json").write_text(
-        json.dumps({"metadata": {"total_size": sum(sizes)}, "weight_map": index})
-    )
+    shapes = jax.eval_shape(Decoder(CONFIG).init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    params = jax.tree.map(noise, shapes)
+    write_checkpoint(epath.Path(directory), CONFIG, params, shard_bytes=512 << 20)
+    stacks = [(leaf.nbytes, len(leaf)) for leaf in jax.tree.leaves(params.pop("layers"))]
+    sizes = [size // layers for size, layers in stacks for _ in range(layers)]
+    sizes += [leaf.nbytes for leaf in jax.tree.leaves(params)]
     return sum(sizes), sum(sorted(sizes)[-2:])
 
 
@@ -120,10 +112,11 @@ def main() -> None:
     parser.add_argument("--out", metavar="DIR", help="folder for loading.json")
     args = parser.parse_args()
     found = run() | {"command": " ".join(sys.argv), "versions": versions(), "git": commit(), "date": now()}
-    mega = 1e6
-    print(f"checkpoint {found['checkpoint'] / mega:.0f} MB, two largest tensors {found['two_largest_tensors'] / mega:.0f} MB")
+    checkpoint, largest = (found[key] / 1e6 for key in ("checkpoint", "two_largest_tensors"))
+    print(f"checkpoint {checkpoint:.0f} MB, two largest tensors {largest:.0f} MB")
     for name, case in found["cases"].items():
-        print(f"{name}: weights {case['weights'] / mega:.0f} MB, above them at most {case['above_the_weights'] / mega:.0f} MB")
+        weights, above = (case[key] / 1e6 for key in ("weights", "above_the_weights"))
+        print(f"{name}: weights {weights:.0f} MB, above them at most {above:.0f} MB")
     if args.out:
         path = Path(args.out) / "loading.json"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int
 from pydantic import Field
 
 from memlaw_jax.errors import UserError
-from memlaw_jax.models.lora import AdapterWeights
 from memlaw_jax.settings import Count, settings
-from memlaw_jax.training import bfloat16
+from memlaw_jax.training.adamw import State
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -32,7 +29,7 @@ class OptimConfig:
       batch_size: samples a step; None is all of them.
       schedule: `linear` decays to 0 at the last step, `constant` does not decay.
       clip: largest norm of one adapter's gradient; None for no clip.
-      state: dtype of the adapter and its moments. `bfloat16` repeats the release's arithmetic (`training.bfloat16`).
+      state: dtype of the adapter and its moments. `bfloat16` repeats the release's arithmetic (`training.adamw`).
     """
 
     label: ClassVar[str] = "optim"
@@ -47,7 +44,7 @@ class OptimConfig:
     beta2: Beta = 0.999
     eps: Positive = 1e-8
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    state: Literal["float32", "bfloat16"] = "float32"
+    state: State = "float32"
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
@@ -68,28 +65,6 @@ class OptimConfig:
             return self.steps
         assert self.epochs is not None
         return self.epochs * math.ceil(samples / self.batch(samples))
-
-    def init(self, weights: AdapterWeights) -> tuple[AdapterWeights, Any]:
-        """Weights in the dtype of `state`, and their moments at step 0."""
-        if self.state == "bfloat16":
-            weights = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), weights)
-            return weights, bfloat16.init(weights)
-        return weights, self._transform().init(weights)
-
-    def update(
-        self, gradient: AdapterWeights, moments: Any, weights: AdapterWeights, rate: Float[Array, ""]
-    ) -> tuple[AdapterWeights, Any]:
-        """New weights and moments. `rate` is an argument because it differs between the adapters of one program."""
-        if self.state == "bfloat16":
-            return bfloat16.update(self, gradient, moments, weights, rate)
-        updates, moments = self._transform().update(gradient, moments, weights)
-        return jax.tree.map(lambda weight, update: weight - rate * update, weights, updates), moments
-
-    def _transform(self) -> optax.GradientTransformation:
-        """Gradient to update direction."""
-        clip = optax.identity() if self.clip is None else optax.clip_by_global_norm(self.clip)
-        decay = optax.add_decayed_weights(self.weight_decay) if self.weight_decay else optax.identity()
-        return optax.chain(clip, optax.scale_by_adam(self.beta1, self.beta2, self.eps), decay)
 
     def rate(self, peak: Float[Array, ""], step: Int[Array, ""], total: Int[Array, ""]) -> Float[Array, ""]:
         """The learning rate of step 0, 1, … of `total`."""

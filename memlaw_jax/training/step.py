@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from memlaw_jax.models import Cut, DecoderConfig, Dropout, Upper
 from memlaw_jax.models.lora import AdapterWeights
 from memlaw_jax.objectives import Objective, TokenScores, weighted_loss
 from memlaw_jax.readout import Batch, score
+from memlaw_jax.training import adamw
 from memlaw_jax.training.optim import OptimConfig
 
 DROPOUT_STREAM = 1 << 16  # apart from the streams of `init_adapter`, which counts its targets
@@ -40,7 +40,7 @@ class Lane:
     """One adapter in training, in the dtype of `OptimConfig.state`. Mapped, leaves have a leading axis of N lanes."""
 
     weights: AdapterWeights
-    moments: Any
+    moments: adamw.Moments
     step: Int[Array, ""]
 
 
@@ -66,7 +66,7 @@ class Metrics:
 
 def new_lane(program: Program, weights: AdapterWeights) -> Lane:
     """A lane at step 0."""
-    weights, moments = program.optim.init(weights)
+    weights, moments = adamw.init(program.optim.state, weights)
     return Lane(weights=weights, moments=moments, step=jnp.zeros((), jnp.int32))
 
 
@@ -85,7 +85,7 @@ def train_step(
 
     (value, scores), gradient = jax.value_and_grad(objective, has_aux=True)(lane.weights)
     rate = program.optim.rate(settings.learning_rate, lane.step, settings.total_steps)
-    weights, moments = program.optim.update(gradient, lane.moments, lane.weights, rate)
+    weights, moments = adamw.update(program.optim, gradient, lane.moments, lane.weights, rate)
     stepped = Lane(weights=weights, moments=moments, step=lane.step + 1)
     counted = jnp.maximum(batch.answer_mask.sum(), 1)
     metrics = Metrics(

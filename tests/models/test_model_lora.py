@@ -274,7 +274,7 @@ def test_padded_ranks_never_move_and_never_matter(
         ({"layers": (-1,)}, "layers.0 is -1"),
         ({"alpha": 0.0}, "alpha is 0.0"),
         ({"init": "kaiming"}, "init is 'kaiming'"),
-        ({"dropout": 0.1}, "no setting 'dropout'"),
+        ({"droppout": 0.1}, "no setting 'droppout'"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(settings: dict[str, Any], says: str):

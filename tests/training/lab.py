@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from memlaw_jax.models import Base, DecoderConfig, LoraConfig, init_adapter, scaled
 from memlaw_jax.models.decoder import embed, final_norm, head_kernel, run_layers
@@ -77,23 +76,28 @@ class Reference:
 def reference(
     base: Base, encoded: Encoded, cell: Cell, optim: OptimConfig, batches: Iterable[Sequence[int]]
 ) -> Reference:
-    """A full forward pass of the whole model each step, a plain softmax, and optax.adamw with its own schedule."""
+    """A full forward pass of the whole model each step, a plain softmax, and AdamW in NumPy's float64."""
     batches = list(batches)
-    schedule = optax.linear_schedule(cell.learning_rate, 0.0, len(batches))
-    adamw = optax.adamw(schedule, b1=optim.beta1, b2=optim.beta2, eps=optim.eps, weight_decay=optim.weight_decay)
-    clip = optax.identity() if optim.clip is None else optax.clip_by_global_norm(optim.clip)
-    update = jax.jit(optax.chain(clip, adamw).update)
-    weights = init_adapter(base.config, cell.lora, jax.random.key(cell.seed))
-    state = optax.chain(clip, adamw).init(weights)
+    weights = _numpy(init_adapter(base.config, cell.lora, jax.random.key(cell.seed)))
+    first, second = (jax.tree.map(lambda leaf: np.zeros(leaf.shape), weights) for _ in range(2))
     rows = []
-    for batch in batches:
+    for step, batch in enumerate(batches):
         chosen = np.isin(np.arange(len(encoded.tokens)), batch)[:, None]
         masks = encoded.train_mask & chosen, encoded.answer_mask & chosen
         (value, seen), gradient = _loss(base.config, cell.lora, base.params, weights, encoded_arrays(encoded), masks)
         norm = np.sqrt(sum(float((leaf.astype(np.float64) ** 2).sum()) for leaf in jax.tree.leaves(_numpy(gradient))))
         rows.append((float(value), *(float(number) for number in seen), norm))
-        updates, state = update(gradient, state, weights)
-        weights = jax.tree.map(jnp.add, weights, updates)
+        factor = 1.0 if optim.clip is None else min(1.0, optim.clip / norm)
+        gradient = jax.tree.map(lambda leaf, factor=factor: leaf.astype(np.float64) * factor, _numpy(gradient))
+        first = jax.tree.map(lambda m, g: optim.beta1 * m + (1 - optim.beta1) * g, first, gradient)
+        second = jax.tree.map(lambda v, g: optim.beta2 * v + (1 - optim.beta2) * g * g, second, gradient)
+        rate = cell.learning_rate * (1 - step / len(batches))
+
+        def moved(w: Any, m: Any, v: Any, rate: float = rate, count: int = step + 1) -> np.ndarray:
+            direction = m / (1 - optim.beta1**count) / (np.sqrt(v / (1 - optim.beta2**count)) + optim.eps)
+            return (w * (1 - rate * optim.weight_decay) - rate * direction).astype(np.float32)
+
+        weights = jax.tree.map(moved, weights, first, second)
     objective, loss, accuracy, gradient_norm = np.array(rows).T
     history = History(loss=loss, accuracy=accuracy, gradient_norm=gradient_norm)
     return Reference(history=history, objective=objective, weights=_numpy(weights))

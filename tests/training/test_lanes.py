@@ -61,7 +61,7 @@ def test_the_cells_of_these_tests_really_differ(together: Together) -> None:
 
 
 @pytest.mark.parametrize("index", [0, 1, 2], ids=["rank 1", "rank 3", "rank 8"])
-def test_a_lane_trains_as_a_full_forward_pass_and_optax_adamw_would(
+def test_a_lane_trains_as_a_full_forward_pass_and_plain_adamw_would(
     base: Base, sequence: Encoded, together: Together, index: int
 ) -> None:
     """The cut, its cached features, the rank's padding, the lanes and the scan change no number; nor is the update

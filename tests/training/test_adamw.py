@@ -1,4 +1,4 @@
-"""The release's arithmetic: AdamW on bfloat16 weights and moments, rounded where torch rounds."""
+"""AdamW in PyTorch's arithmetic: float32, and the release's bfloat16, rounded where torch rounds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from memlaw_jax.models import Base, LoraConfig
 from memlaw_jax.tasks import Encoded
-from memlaw_jax.training import Cell, OptimConfig
+from memlaw_jax.training import Cell, OptimConfig, adamw
 
 from . import lab
 
@@ -20,8 +20,8 @@ STEPS, PEAK = 60, 1e-2
 SHORT = ml_dtypes.bfloat16
 
 
-def optim(**more: Any) -> OptimConfig:
-    return OptimConfig(steps=STEPS, learning_rate=PEAK, state="bfloat16", **more)
+def optim(state: Any = "bfloat16", **more: Any) -> OptimConfig:
+    return OptimConfig(steps=STEPS, learning_rate=PEAK, state=state, **more)
 
 
 def weights() -> dict[str, Any]:
@@ -40,11 +40,12 @@ def gradients() -> list[dict[str, Any]]:
 
 def run(config: OptimConfig) -> list[dict[str, Any]]:
     """Our weights after each step."""
-    now, moments = config.init(jax.tree.map(lambda leaf: leaf.astype(np.float32), weights()))
-    step = jax.jit(config.update)
+    now, moments = adamw.init(config.state, weights())
+    step = jax.jit(adamw.update, static_argnums=0)
     seen = []
     for i, gradient in enumerate(gradients()):
-        now, moments = step(gradient, moments, now, config.rate(jnp.float32(PEAK), jnp.int32(i), jnp.int32(STEPS)))
+        rate = config.rate(jnp.float32(PEAK), jnp.int32(i), jnp.int32(STEPS))
+        now, moments = step(config, gradient, moments, now, rate)
         seen.append(jax.device_get(now))
     return seen
 
@@ -89,45 +90,49 @@ def test_each_operation_is_rounded_once(decay: float):
 def test_the_second_moment_does_not_decay():
     """0.999 is nearer to 1 than to the next bfloat16 below: what makes the release's arithmetic its own."""
     config = optim(clip=None)
-    now, moments = config.init(jax.tree.map(lambda leaf: leaf.astype(np.float32), weights()))
+    now, moments = adamw.init(config.state, weights())
     ones, zeros = (jax.tree.map(lambda x, v=v: np.full(x.shape, v, SHORT), weights()) for v in (1.0, 0.0))
-    _, moments = config.update(ones, moments, now, jnp.float32(0.0))
+    _, moments = adamw.update(config, ones, moments, now, jnp.float32(0.0))
     before = moments.second
     for _ in range(50):
-        _, moments = config.update(zeros, moments, now, jnp.float32(0.0))
+        _, moments = adamw.update(config, zeros, moments, now, jnp.float32(0.0))
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), moments.second, before))
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_the_update_is_torchs(decay: float):
-    """torch.optim.AdamW and clip_grad_norm_ on bfloat16 parameters, bit for bit in at least 99.8 % of the weights.
+@pytest.mark.parametrize("state", ["float32", "bfloat16"])
+def test_the_update_is_torchs(state: str, decay: float):
+    """torch.optim.AdamW after clip_grad_norm_, with a linear schedule.
 
-    The rest are near ties: torch's vector and scalar loops contract multiply-adds differently.
+    bfloat16 weights are equal bit for bit but for near ties, in which torch's loops contract multiply-adds differently
+    (none of them fell the other way where this was written); float32 ones to a few units in the last place.
     """
     import torch
 
-    config = optim(weight_decay=decay)
-    start = weights()
+    config = optim(state, weight_decay=decay)
+    start, dtype = weights(), getattr(torch, state)
     layers = [(name, i) for name in ("a", "b") for i in range(2)]
-    parameters = [
-        torch.nn.Parameter(torch.tensor(start["mlp"][name][i].astype(np.float32)).bfloat16()) for name, i in layers
-    ]
-    adamw = torch.optim.AdamW(parameters, lr=PEAK, weight_decay=decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: 1 - step / STEPS)
+
+    def there(array: np.ndarray) -> torch.Tensor:
+        return torch.tensor(array.astype(np.float32)).to(dtype)
+
+    parameters = [torch.nn.Parameter(there(start["mlp"][name][i])) for name, i in layers]
+    theirs = torch.optim.AdamW(parameters, lr=PEAK, weight_decay=decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(theirs, lambda step: 1 - step / STEPS)
     same = []
     for gradient, found in zip(gradients(), run(config), strict=True):
         for parameter, (name, i) in zip(parameters, layers, strict=True):
-            parameter.grad = torch.tensor(gradient["mlp"][name][i].astype(np.float32)).bfloat16()
+            parameter.grad = there(gradient["mlp"][name][i])
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        adamw.step()
+        theirs.step()
         schedule.step()
         for parameter, (name, i) in zip(parameters, layers, strict=True):
-            theirs = parameter.detach().float().numpy()
-            ours = found["mlp"][name][i].astype(np.float32)
-            same += (theirs == ours).ravel().tolist()
-            np.testing.assert_allclose(ours, theirs, rtol=2**-6, atol=2**-12)
-    assert np.mean(same) > 0.998
+            want, ours = parameter.detach().float().numpy(), found["mlp"][name][i].astype(np.float32)
+            same += (want == ours).ravel().tolist()
+            tolerance = {"rtol": 2**-6, "atol": 2**-12} if state == "bfloat16" else {"rtol": 2e-6, "atol": 2e-7}
+            np.testing.assert_allclose(ours, want, **tolerance)
+    assert state == "float32" or np.mean(same) > 0.998
 
 
 def test_a_cell_trains_in_bfloat16_and_ends_as_alone(base: Base, sequence: Encoded):
