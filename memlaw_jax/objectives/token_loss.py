@@ -25,7 +25,8 @@ def token_scores(hidden: Float[Array, "*B A D"], head: Float[Array, "D V"], labe
     logits = jnp.matmul(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
     chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
     top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-    nats = jnp.log(jnp.exp(logits - top).sum(axis=-1)) + top[..., 0] - chosen
+    # The difference first: a loss near zero would drown in the rounding of logits that are large.
+    nats = jnp.log(jnp.exp(logits - top).sum(axis=-1)) - (chosen - top[..., 0])
     # The first index of the largest as a minimum: XLA vectorises this on a CPU, and not its argmax.
     index = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     first = jnp.where(jax.lax.stop_gradient(logits) == top, index, logits.shape[-1]).min(axis=-1)
