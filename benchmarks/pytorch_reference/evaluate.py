@@ -10,7 +10,7 @@ import torch
 
 from pytorch_reference import bypass
 from pytorch_reference.data import Data, collate
-from pytorch_reference.protocol import Settings, Weights
+from pytorch_reference.protocol import Settings, Weights, wide
 
 if TYPE_CHECKING:
     import peft
@@ -40,11 +40,11 @@ def recall(model: Any, data: Data) -> Recall:
     for start in range(0, len(data.tokens), at_once):
         rows = np.arange(start, min(start + at_once, len(data.tokens)))
         tokens, attention, _, _ = collate(data, rows, model.device)
-        logits = model(input_ids=tokens, attention_mask=attention).logits.float()
+        logits = model(input_ids=tokens, attention_mask=attention).logits
         index = torch.tensor(data.answer_index[rows], dtype=torch.long, device=model.device)
         labels = torch.tensor(data.labels[rows], dtype=torch.long, device=model.device)
         logits = logits.gather(1, index[..., None].expand(-1, -1, logits.shape[-1]))
-        nats[rows] = -logits.log_softmax(-1).gather(-1, labels[..., None])[..., 0].cpu().numpy()
+        nats[rows] = -wide(logits).log_softmax(-1).gather(-1, labels[..., None])[..., 0].cpu().numpy()
         right[rows] = (logits.argmax(-1) == labels).cpu().numpy()
     mask = data.answer_mask
     return Recall(

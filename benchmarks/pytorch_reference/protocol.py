@@ -75,9 +75,14 @@ def order(samples: int, batch: int, steps: int, seed: int) -> Iterator[np.ndarra
 
 
 def cross_entropy(hidden: torch.Tensor, head: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Nats of each label `[B, A]`, in float32, from normalised hidden states `[B, A, D]` and the head `[V, D]`."""
-    logits = (hidden @ head.T).float()
+    """Nats of each label `[B, A]` from normalised hidden states `[B, A, D]` and the head `[V, D]`."""
+    logits = wide(hidden @ head.T)
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
+
+
+def wide(logits: torch.Tensor) -> torch.Tensor:
+    """float32 at least; a float64 model, which judges rounding, keeps its own."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ import torch
 
 from pytorch_reference.bypass import attached, layer_of
 from pytorch_reference.data import Data, collate
-from pytorch_reference.protocol import Settings, Trained, Weights, optimiser
+from pytorch_reference.protocol import Settings, Trained, Weights, optimiser, wide
 
 COLUMNS = ("epoch", "step", "pos_steer_loss", "pos_ref_loss", "pos_steering_factors", "token_nums")
 UNTRAINED = -100
@@ -70,7 +70,7 @@ def _nats(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Nats of every position `[B, T]`, 0 where the label is not trained; position t is predicted at t − 1."""
     shifted = torch.nn.functional.pad(labels, (0, 1), value=UNTRAINED)[:, 1:]
     nats = torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), shifted.flatten(), ignore_index=UNTRAINED, reduction="none"
+        wide(logits).flatten(0, 1), shifted.flatten(), ignore_index=UNTRAINED, reduction="none"
     ).view_as(labels)
     return torch.nn.functional.pad(nats, (1, 0))[:, :-1]  # back at the place of the label
 

@@ -25,9 +25,12 @@ def token_scores(hidden: Float[Array, "*B A D"], head: Float[Array, "D V"], labe
     logits = jnp.matmul(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
     chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
     top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-    # The difference first: a loss near zero would drown in the rounding of logits that are large.
-    nats = jnp.log(jnp.exp(logits - top).sum(axis=-1)) - (chosen - top[..., 0])
+    # A loss near zero is what the rarer tokens' small terms add up to. Summed beside the largest term, 1, many of them
+    # round away, and the loss and its gradient come out too small; so that term is kept apart and taken off again.
+    terms, largest = jnp.exp(logits - top), jax.lax.stop_gradient(logits) == top
+    rest = jnp.where(largest, 0.0, terms).sum(axis=-1) + (jnp.where(largest, terms, 0.0).sum(axis=-1) - 1)
+    nats = jnp.log1p(rest) - (chosen - top[..., 0])
     # The first index of the largest as a minimum: XLA vectorises this on a CPU, and not its argmax.
     index = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-    first = jnp.where(jax.lax.stop_gradient(logits) == top, index, logits.shape[-1]).min(axis=-1)
+    first = jnp.where(largest, index, logits.shape[-1]).min(axis=-1)
     return TokenScores(nats=nats, right=first == labels)

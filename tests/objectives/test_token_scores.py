@@ -48,6 +48,19 @@ def test_scores_are_those_of_a_softmax(hidden: np.ndarray, head: np.ndarray, lab
     np.testing.assert_array_equal(found.right, right)
 
 
+def test_a_small_loss_keeps_its_digits() -> None:
+    """Thousands of tokens of p = 3e-8, each of which rounds away beside 1, are a loss of 1e-4 together."""
+    vocabulary = 4096
+    logits = np.full(vocabulary, 40.0 - 17.3, np.float32)
+    logits[0] = 40.0
+    rest = (vocabulary - 1) * np.exp(np.float64(logits[1]) - 40.0)
+    hidden, head, label = np.ones((1, 1), np.float32), logits[None], np.zeros(1, np.int32)
+    loss, slope = jax.value_and_grad(lambda head: token_scores(hidden, head, label).nats.sum())(jnp.asarray(head))
+    np.testing.assert_allclose(loss, np.log1p(rest), rtol=1e-5)
+    # 1 − p is rounded as a float32 near 1 is, which is 6e-8.
+    np.testing.assert_allclose(slope[0, 0], -rest / (1 + rest), atol=1e-7)
+
+
 def test_a_tie_goes_to_the_first_token_as_greedy_decoding_breaks_it() -> None:
     head = np.zeros(HEAD, np.float32)
     labels = np.array([[0, 1, 6], [0, 0, 2]], np.int32)
