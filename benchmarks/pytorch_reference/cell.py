@@ -41,8 +41,7 @@ def paper_batch(family: str, length: int) -> int:
 def run_cell(model: Any, data: Data, rank: int, layer: int, given: argparse.Namespace) -> dict[str, Any]:
     """Trains and evaluates one adapter by the command line's settings; returns its record."""
     samples, length = len(data.tokens), int(data.answer_mask.sum())
-    usual_batch = paper_batch(model.config.model_type, length)
-    batch = min(samples, given.batch_size or usual_batch)
+    batch = min(samples, given.batch_size or paper_batch(model.config.model_type, length))
     epochs = given.epochs or (PAPER["epochs"] if given.data and not given.steps else None)
     steps = epochs * math.ceil(samples / batch) if epochs else given.steps or PAPER["steps"]
     settings = Settings(
@@ -61,7 +60,7 @@ def run_cell(model: Any, data: Data, rank: int, layer: int, given: argparse.Name
     final = adapted_recall(model, data, trained.weights, settings, config)
     finite = bool(np.isfinite(trained.objective).all() and np.isfinite(final.loss))
     return {
-        "protocol": "paper" if _is_paper(given, steps, epochs, batch, min(samples, usual_batch)) else "custom",
+        "protocol": "paper" if given.mode != "peft" and given.dropout == PAPER["dropout"] else "custom",
         "implementation": f"pytorch {given.mode}",
         "model": given.model,
         "task": given.task if given.data else "long_context",
@@ -77,7 +76,9 @@ def run_cell(model: Any, data: Data, rank: int, layer: int, given: argparse.Name
         "samples": samples,
         "seed": given.seed,
         "learning_rate": given.learning_rate,
+        "schedule": protocol.SCHEDULE,
         "batch_size": batch,
+        "optimizer": protocol.OPTIMIZER,
         "steps": steps,
         "stopped": "budget" if finite else "diverged",
         "loss_initial": initial.loss,
@@ -94,14 +95,6 @@ def run_cell(model: Any, data: Data, rank: int, layer: int, given: argparse.Name
             "numpy": np.__version__,
         },
     }
-
-
-def _is_paper(given: argparse.Namespace, steps: int, epochs: int | None, batch: int, usual_batch: int) -> bool:
-    """Whether every setting is the paper's; the model, its block, and the seed are free."""
-    same = ("learning_rate", "dropout", "state_dtype", "dtype", "system")
-    if given.mode == "peft" or any(getattr(given, name) != PAPER[name] for name in same):
-        return False
-    return (epochs, batch) == (PAPER["epochs"], usual_batch) if given.data else steps == PAPER["steps"]
 
 
 def _bypass(model: Any, data: Data, rank: int, layer: int, given: argparse.Namespace) -> Train:

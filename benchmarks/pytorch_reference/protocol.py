@@ -49,6 +49,10 @@ class Trained:
     weights: Weights
 
 
+# What the functions below do, in the words of memlaw_jax's records.
+SCHEDULE, OPTIMIZER = "linear", "adamw beta1=0.9 beta2=0.999 eps=1e-08 weight_decay=0 clip=1"
+
+
 def decay(step: int, total: int) -> float:
     """The rate of step 0, 1, … as a share of its peak."""
     return 1 - step / total

@@ -49,8 +49,8 @@ def parser() -> Parser:
     add("--ranks", type=int, nargs="+", required=True)
     add("--layer", type=int, help="the adapted block, zero-based; two thirds of the way up if left out")
     add("--mode", choices=("released", "lean", "peft"), default="released")
-    add("--targets", nargs="+", choices=LINEAR, default=list(LINEAR), help="of `peft`, in every block")
-    add("--alpha", type=float, default=8.0, help="of `peft`; the paper's bypass has none")
+    add("--targets", nargs="+", choices=LINEAR, help="of `peft`, in every block; all if left out")
+    add("--alpha", type=float, help="of `peft`, 8 if left out; the paper's bypass has none")
     length = made.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, help="2000 for random tokens if both are left out")
     length.add_argument("--epochs", type=int, help="200 for records if both are left out")
@@ -92,7 +92,10 @@ def run(given: argparse.Namespace) -> None:
         raise Mistake(f"--layer is {layer}, but the model's blocks are 0 to {depth - 1}.")
     encoder = texts.Encoder(tokenizer, given.system or None)
     sets = [encode(encoder, given, length, model) for length in given.length or (None,)]
-    given.out.mkdir(parents=True, exist_ok=True)
+    try:
+        given.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Mistake(f"cannot write to {given.out}: {error.strerror}; choose another --out.") from None
     for encoded in sets:
         for rank in given.ranks:
             record = run_cell(model, encoded, rank, layer, given)
@@ -114,7 +117,7 @@ def load(source: str, dtype: torch.dtype, device: str) -> tuple[Any, Any]:
         model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
         return model.to(device).eval().requires_grad_(False), tokenizer
     except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise Mistake(f"{source} cannot be loaded on {device}: {reason}") from None
 
 
@@ -144,6 +147,11 @@ def _check(given: argparse.Namespace) -> None:
         value = getattr(given, name)
         if value is not None and not value > 0:
             raise Mistake(f"--{name.replace('_', '-')} is {value}; give a number above 0.")
+    linear = given.mode == "peft"
+    for name in ("layer",) if linear else ("targets", "alpha"):
+        if getattr(given, name) is not None:
+            raise Mistake(f"--{name} is no setting of --mode {given.mode}; take it out.")
+    given.targets, given.alpha = given.targets or list(LINEAR), given.alpha or 8.0
     if not 0 <= given.dropout < 1:
         raise Mistake(f"--dropout is {given.dropout}; give a share from 0 to below 1.")
     if given.seed < 0:

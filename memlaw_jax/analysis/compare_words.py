@@ -42,8 +42,8 @@ def verdict(found: Comparison) -> str:
     elif final.low <= 0 <= final.high:
         within = max(-final.low, final.high)
         text = (
-            f"A and B end alike: B − A = {signed(final.mean)} {_span(final.low, final.high)} nats per answer token on "
-            f"average {over}, equal within {within:.3g} nats{relative}."
+            f"A and B cannot be told apart: B − A = {signed(final.mean)} {_span(final.low, final.high)} nats per "
+            f"answer token on average {over}, at most {within:.3g} nats either way{relative}."
         )
     else:
         text = (

@@ -15,8 +15,8 @@ from memlaw_jax.errors import UserError
 
 # What defines an experiment beside rank, length, method and seed. `loss_from` and `loss_over` come from the release.
 SETTINGS = (
-    "task", "dataset", "samples", "model", "protocol", "targets", "layers", "init", "alpha", "optimizer",
-    "learning_rate", "schedule", "steps", "batch_size", "dropout", "precision", "loss_from", "loss_over",
+    "implementation", "task", "dataset", "samples", "model", "protocol", "targets", "layers", "init", "alpha",
+    "optimizer", "learning_rate", "schedule", "steps", "batch_size", "dropout", "precision", "loss_from", "loss_over",
 )  # fmt: skip
 KEY = ["group", "rank", "length"]
 Key = tuple[str, int, int]

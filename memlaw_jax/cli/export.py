@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -72,12 +73,12 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return result, "\n".join([words, "Written:", *[f"  {file}" for file in files], "Use it:", f"  {use}"])
 
 
-def _peft(adapter: Adapter, out: epath.Path, _: argparse.Namespace) -> tuple[list[epath.Path], str]:
+def _peft(adapter: Adapter, out: epath.Path, args: argparse.Namespace) -> tuple[list[epath.Path], str]:
     from memlaw_jax.interop import to_peft
     from memlaw_jax.interop.files import ADAPTER_CONFIG
     from memlaw_jax.interop.peft import WEIGHTS
 
-    _check_if_at_hand(adapter)
+    _check_if_at_hand(adapter, bool(args.model))
     to_peft(adapter, None, out)
     return [out / WEIGHTS, out / ADAPTER_CONFIG], f'peft.PeftModel.from_pretrained(model, "{out}")'
 
@@ -98,13 +99,13 @@ def _merged(adapter: Adapter, out: epath.Path, args: argparse.Namespace) -> tupl
     ), f'transformers.AutoModelForCausalLM.from_pretrained("{out}", dtype="auto")  # {base.dtype}'
 
 
-def _torch(adapter: Adapter, out: epath.Path, _: argparse.Namespace) -> tuple[list[epath.Path], str]:
+def _torch(adapter: Adapter, out: epath.Path, args: argparse.Namespace) -> tuple[list[epath.Path], str]:
     from etils import epath
 
     from memlaw_jax.interop.files import refuse_model, writing
     from memlaw_jax.models.adapter import META, WEIGHTS
 
-    _check_if_at_hand(adapter)
+    _check_if_at_hand(adapter, bool(args.model))
     refuse_model(out)
     adapter.save(out)
     hook = out / "torch_hook.py"
@@ -114,10 +115,10 @@ def _torch(adapter: Adapter, out: epath.Path, _: argparse.Namespace) -> tuple[li
     return [out / WEIGHTS, out / META, hook], use
 
 
-def _release(adapter: Adapter, out: epath.Path, _: argparse.Namespace) -> tuple[list[epath.Path], str]:
+def _release(adapter: Adapter, out: epath.Path, args: argparse.Namespace) -> tuple[list[epath.Path], str]:
     from memlaw_jax.interop import to_release
 
-    _check_if_at_hand(adapter)
+    _check_if_at_hand(adapter, bool(args.model))
     files = to_release(adapter, out)
     return files, f'torch.load("{files[0]}")  # the output of that layer\'s mlp gains x @ lora_A @ lora_B'
 
@@ -130,16 +131,22 @@ _WRITERS: dict[str, Callable[..., tuple[list[Any], str]]] = {
 }
 
 
-def _check_if_at_hand(adapter: Adapter) -> None:
+def _check_if_at_hand(adapter: Adapter, named: bool) -> None:
     """Against the model's config, where that is on this machine: no weight is read, nothing is fetched."""
     from etils import epath
 
-    from memlaw_jax.models.base import EMBEDDED, model_directory
+    from memlaw_jax.models.base import EMBEDDED, looks_like_hub_id, model_directory
     from memlaw_jax.models.checkpoint import fingerprint, read_config
 
-    if adapter.model == EMBEDDED or (epath.Path(adapter.model) / "config.json").exists():
+    if adapter.model == EMBEDDED or epath.Path(adapter.model).exists():
         directory = model_directory(adapter.model)
-        adapter.check(read_config(directory), fingerprint(directory))
+        config = read_config(directory)
+        adapter.check(config, fingerprint(directory))
+    elif not looks_like_hub_id(adapter.model):
+        said = f"there is no model directory {adapter.model}"
+        if named:
+            raise UserError(f"{said}; give --model a directory, a hub id (owner/name) or 'embedded'.")
+        warnings.warn(f"{said} any more, so the adapter is not checked against it; name it with --model", stacklevel=2)
 
 
 def _stored_dtype(directory: epath.Path) -> str:

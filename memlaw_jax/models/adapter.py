@@ -99,9 +99,10 @@ def load_adapter(directory: str | epath.PathLike) -> Adapter:
         raise UserError(f"the adapter in {path} is corrupt ({META} holds no JSON object).")
     if meta.get("format") != FORMAT:
         raise UserError(f"the adapter in {path} has format {meta.get('format')}, this version reads {FORMAT}.")
-    missing = {"lora", "layers", "model", "model_fingerprint"} - set(meta)
-    if missing:
-        raise UserError(f"the adapter in {path} is corrupt ({META} lacks {', '.join(sorted(missing))}).")
+    kinds = {"layers": list, "lora": dict, "model": str, "model_fingerprint": str}
+    wrong = [name for name, kind in kinds.items() if not isinstance(meta.get(name), kind)]
+    if wrong:
+        raise UserError(f"the adapter in {path} is corrupt ({META} has no such {', '.join(wrong)} as it must).")
     lora = LoraConfig(**meta["lora"])
     scale = meta.get("scale", lora.scale)  # adapters of version 0.1 have none
     if not isinstance(scale, (int, float)) or not math.isclose(scale, lora.scale, rel_tol=1e-9):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 EMBEDDED = "embedded"
+_FETCHED = ["*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt"]
+_PASSED_OVER = ["consolidated*", "*/*"]  # the same weights in another form
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 
@@ -70,6 +72,8 @@ def load_base(source: str | epath.PathLike, dtype: str = "float32", mesh: Mesh |
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}; allowed are {', '.join(DTYPES)}.")
+    if mesh is not None:  # with explicit axes, jax.make_mesh's default, JAX asks each product for its sharding
+        mesh = Mesh(mesh.devices, mesh.axis_names)
     directory = model_directory(str(source))
     config = read_config(directory)
     return Base(
@@ -83,6 +87,11 @@ def load_base(source: str | epath.PathLike, dtype: str = "float32", mesh: Mesh |
     )
 
 
+def looks_like_hub_id(source: str) -> bool:
+    """Whether a name that is no directory here can be `owner/name`."""
+    return source.count("/") == 1 and not source.startswith((".", "/", "~"))
+
+
 def model_directory(source: str) -> epath.Path:
     """The directory of a model's files; a hub id is fetched, weights and all, unless it is in the local cache.
 
@@ -94,13 +103,13 @@ def model_directory(source: str) -> epath.Path:
     path = epath.Path(source)
     if path.exists():
         return path
-    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+    if not looks_like_hub_id(source):
         raise UserError(f"there is no model directory {source}; give a directory, a hub id (owner/name) or 'embedded'.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return epath.Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja"]))
+        return epath.Path(snapshot_download(source, allow_patterns=_FETCHED, ignore_patterns=_PASSED_OVER))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
             f"{source} is neither a directory here nor could it be fetched from the hub: {_reason(error)}"
@@ -122,8 +131,8 @@ def _tokenizer(directory: epath.Path) -> PreTrainedTokenizerBase:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error, or its kind where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """An error on one line, or its kind where it says nothing."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _plain(config: DecoderConfig, params: Params, tokens: Array) -> Array:

@@ -42,6 +42,11 @@ def read_config(directory: epath.Path) -> DecoderConfig:
     path = directory / "config.json"
     if not directory.is_dir():
         raise UserError(f"there is no model directory {directory}; give a directory with config.json and safetensors.")
+    if (directory / "adapter_config.json").exists():  # transformers would put it on top of the weights
+        raise UserError(
+            f"{directory} holds a PEFT adapter (adapter_config.json); give the base model's own folder, and read the "
+            "adapter with from_peft."
+        )
     if not path.exists():
         raise UserError(f"{directory} holds no config.json, so it is no Hugging Face model directory.")
     try:
@@ -74,7 +79,7 @@ def read_params(directory: epath.Path, config: DecoderConfig, dtype: Any, mesh: 
     for name, (path, layer) in wanted.items():
         _check_stored(where[name], name, path, shapes[path] if layer is None else shapes[path][1:])
     if config.tie_word_embeddings and "lm_head.weight" in where:
-        _check_tie(where)
+        _check_tie(where, shapes["embed_tokens", "embedding"])
     leaves: dict[tuple[str, ...], jax.Array] = {}
     for name, (path, layer) in wanted.items():
         if layer is None:
@@ -248,7 +253,7 @@ def _shards(directory: epath.Path) -> Iterator[tuple[epath.Path, set[str]]]:
     if index.exists():
         try:
             weight_map = dict(json.loads(index.read_text())["weight_map"])
-            if not weight_map:
+            if not weight_map or not all(isinstance(file, str) for file in weight_map.values()):
                 raise ValueError("empty")
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{index} is not a valid safetensors index; fetch it again.") from None
@@ -305,12 +310,12 @@ def _blocks(file: epath.Path, name: str, bounds: tuple[tuple[int, int], ...]) ->
     return out
 
 
-def _check_tie(where: dict[str, epath.Path]) -> None:
-    head, table = (_host(where[name], name) for name in ("lm_head.weight", "model.embed_tokens.weight"))
-    if head.shape != table.shape or not np.array_equal(head, table):
-        raise UserError("config.json ties the head to the embedding, but lm_head.weight differs from it.")
-
-
-def _host(file: epath.Path, name: str) -> np.ndarray:
-    with safe_open(str(file), framework="numpy") as tensors:
-        return tensors.get_tensor(name)
+def _check_tie(where: dict[str, epath.Path], shape: tuple[int, ...]) -> None:
+    """Refuses a stored head that is not the embedding, which it is compared with in blocks of rows."""
+    head, table = "lm_head.weight", "model.embed_tokens.weight"
+    _check_stored(where[head], head, ("embed_tokens", "embedding"), shape)
+    step = max(1, READ_BYTES // (4 * shape[1]))
+    for start in range(0, shape[0], step):
+        bounds = ((start, min(start + step, shape[0])), (0, shape[1]))
+        if not np.array_equal(_blocks(where[head], head, bounds), _blocks(where[table], table, bounds)):
+            raise UserError("config.json ties the head to the embedding, but lm_head.weight differs from it.")

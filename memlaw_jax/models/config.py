@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -74,6 +75,14 @@ class DecoderConfig:
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, it must be at least 1")
+        positive = {"rope_theta": self.rope_theta, "rms_norm_eps": self.rms_norm_eps}
+        if self.sliding_window is not None:
+            positive["sliding_window"] = self.sliding_window
+        if self.rope_scaling is not None:
+            positive["rope scaling's factor"] = self.rope_scaling.factor
+        for name, value in positive.items():
+            if not (isinstance(value, int | float) and 0 < value < math.inf):
+                raise UserError(f"{name} is {value!r}, it must be a number above 0")
         if self.num_heads % self.num_kv_heads:
             raise UserError(f"{self.num_heads} attention heads do not divide into {self.num_kv_heads} key/value heads")
         if self.head_dim % 2:
@@ -201,7 +210,8 @@ class DecoderConfig:
 
 def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
     if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method", "unknown")
+        found = raw["quantization_config"]
+        method = found.get("quant_method", "unknown") if isinstance(found, Mapping) else found
         raise UserError(f"the checkpoint is quantised ({method}); load the unquantised weights instead")
     if raw.get("auto_map"):
         raise UserError("config.json brings modelling code of its own (auto_map), which this decoder cannot run")
@@ -213,9 +223,14 @@ def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
     missing = {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"} - set(raw)
     if missing:
         raise UserError(f"config.json lacks {', '.join(sorted(missing))}")
-    for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+    sizes = {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}
+    sizes |= {name for name in ("num_key_value_heads", "head_dim") if raw.get(name) is not None}
+    for name in sorted(sizes):
         if not isinstance(raw[name], int):
             raise UserError(f"config.json says {name} is {raw[name]!r}, it must be a whole number")
+    for name in ("rope_parameters", "rope_scaling"):
+        if not isinstance(raw.get(name) or {}, Mapping):
+            raise UserError(f"config.json says {name} is {raw[name]!r}, it must hold keys and values")
     if raw["model_type"] == "llama" and raw.get("sliding_window"):
         raise UserError("config.json sets sliding_window for a llama model, which has full attention only")
     unknown = {key for key, value in raw.items() if value not in (None, False, 0, {}, [])} - _READ - _HARMLESS
@@ -285,6 +300,6 @@ def _sliding_window(raw: Mapping[str, Any], family: str) -> int | None:
         raise UserError(f"layer_types holds {', '.join(sorted(kinds))}; this decoder has full and sliding attention")
     if window and len(kinds) > 1:
         raise UserError("the checkpoint mixes sliding-window and full-attention layers, a pattern this decoder lacks")
-    if kinds == {"full_attention"} or not window:
+    if kinds == {"full_attention"} or window is None or family == "llama":
         return None
     return int(window)

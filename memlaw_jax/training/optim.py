@@ -66,6 +66,13 @@ class OptimConfig:
         assert self.epochs is not None
         return self.epochs * math.ceil(samples / self.batch(samples))
 
+    def describe(self) -> str:
+        """The optimiser in one line, as records state it; rate, schedule, steps and batch have fields of their own."""
+        return (
+            f"adamw beta1={self.beta1:g} beta2={self.beta2:g} eps={self.eps:g} weight_decay={self.weight_decay:g} "
+            f"clip={'none' if self.clip is None else f'{self.clip:g}'}"
+        )
+
     def rate(self, peak: Float[Array, ""], step: Int[Array, ""], total: Int[Array, ""]) -> Float[Array, ""]:
         """The learning rate of step 0, 1, … of `total`."""
         return peak * (1 - step / total) if self.schedule == "linear" else peak * jnp.ones(())

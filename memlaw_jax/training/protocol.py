@@ -49,7 +49,7 @@ class Protocol:
                 if getattr(found, key) != value:
                     raise UserError(
                         f"protocol {name} has {part}.{key} {_shown(value)}, yours is {_shown(getattr(found, key))}; "
-                        "take it out, or leave `protocol` out and choose every setting yourself."
+                        f"set {part}.{key} so, or leave `protocol` out and choose every setting yourself."
                     )
 
 

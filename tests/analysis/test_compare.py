@@ -117,7 +117,7 @@ def test_a_known_difference_is_recovered():
     assert "over 16 matched cells" in text and "B is lower in 16 and higher in 0" in text
     same = compare(a, b, bootstrap=0)
     within = max(-same.overall["final"].low, same.overall["final"].high)
-    assert verdict(same).startswith("A and B end alike") and f"equal within {within:.3g} nats" in verdict(same)
+    assert verdict(same).startswith("A and B cannot be told apart") and f"at most {within:.3g} nats" in verdict(same)
 
 
 def test_the_interval_of_the_mean_covers():

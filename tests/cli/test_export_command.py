@@ -274,3 +274,19 @@ def test_help_has_an_example_and_explains_the_formats(memlaw: Memlaw) -> None:
     assert said.code == 0 and said.err == "" and "  memlaw export" in said.out
     assert all(word in said.out for word in ("example", "--out", "--json", "peft", "merged", "torch", "release"))
     assert "export" in memlaw("--help").out
+
+
+@pytest.mark.usefixtures("no_weights")
+@pytest.mark.parametrize("kind", ["peft", "torch"])
+def test_a_named_model_that_is_not_there_is_told(linear: Path, memlaw: Memlaw, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "empty").mkdir()
+    for model, told in (("nowhere", "nowhere"), (str(tmp_path / "empty"), "config.json")):
+        assert_told(memlaw("export", linear, "--format", kind, "--out", tmp_path / "out", "--model", model), told)
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_a_model_that_has_moved_away_is_a_warning(base: Base, memlaw: Memlaw, tmp_path: Path) -> None:
+    adapter = save(base, tmp_path / "linear", targets=LINEAR, rank=3)
+    dataclasses.replace(adapter, model=str(tmp_path / "gone")).save(tmp_path / "linear")
+    said = memlaw("export", tmp_path / "linear", "--format", "peft", "--out", tmp_path / "peft")
+    assert said.code == 0 and "gone" in said.err and said.err.count("\n") == 1

@@ -39,6 +39,8 @@ def main(directory: str) -> None:
             "copies": sum(sizes) / sum(leaf.nbytes for _, leaf in pairs),
             "logits": float(np.abs(np.asarray(spread.logits(tokens)) - np.asarray(one.logits(tokens))).max()),
         }
+    explicit = load_base(directory, mesh=jax.make_mesh((4, 2), ("fsdp", "tensor")))
+    found["explicit"] = float(np.abs(np.asarray(explicit.logits(tokens)) - np.asarray(one.logits(tokens))).max())
     try:
         load_base(directory, mesh=mesh(fsdp=5))
     except UserError as error:

@@ -226,6 +226,14 @@ BAD_CONFIGS: list[tuple[Any, str]] = [
     (LLAMA3 | {"rope_scaling": {"type": "linear", "factor": 4.0}}, "rope_parameters and rope_scaling, which differ"),
     (RAW | {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default", "mrope_section": [2, 1]}}, "mrope_section"),
     (tiny.CASES["llama-linear"] | {"rope_scaling": {"type": "linear", "factor": 4.0, "beta_fast": 1}}, "beta_fast"),
+    (RAW | {"rms_norm_eps": None}, "rms_norm_eps is None"),
+    (RAW | {"rms_norm_eps": -1.0}, "rms_norm_eps is -1.0"),
+    (RAW | {"rope_parameters": {"rope_theta": 0.0, "rope_type": "default"}}, "rope_theta is 0.0"),
+    (tiny.CASES["llama-linear"] | {"rope_scaling": {"type": "linear", "factor": 0.0}}, "factor is 0.0"),
+    (tiny.CASES["mistral"] | {"sliding_window": 0}, "sliding_window is 0"),
+    (RAW | {"head_dim": "24"}, "head_dim is '24'"),
+    (RAW | {"rope_parameters": "foo"}, "rope_parameters is 'foo'"),
+    (RAW | {"quantization_config": "gptq"}, "quantised (gptq)"),
     (RAW | {"auto_map": {"AutoModelForCausalLM": "modeling.Mine"}}, "auto_map"),
     (
         LLAMA3 | {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}},
@@ -340,7 +348,7 @@ def test_missing_weight_files_are_named(tmp_path: Path):
         one_sentence(error, says)
 
 
-@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"weight_map": []}'])
+@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"weight_map": []}', '{"weight_map": {"x": 3}}'])
 def test_a_corrupt_index_is_named(content: str, tmp_path: Path):
     tiny.write(tmp_path, "qwen3", shards=2)
     (tmp_path / "model.safetensors.index.json").write_text(content)
@@ -359,6 +367,15 @@ def test_an_index_that_promises_too_much_is_named(tmp_path: Path):
     with pytest.raises(UserError) as error:
         read(tmp_path)
     one_sentence(error, f"lacks {K_PROJ}")
+
+
+def test_a_peft_adapter_in_the_models_folder_is_named(tmp_path: Path):
+    """transformers would put it on top of the weights."""
+    tiny.write(tmp_path, "qwen3")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError) as error:
+        read(tmp_path)
+    one_sentence(error, "adapter_config.json")
 
 
 def test_a_tensor_in_two_shards_is_named(tmp_path: Path):

@@ -352,8 +352,24 @@ def drop_key(path: Path) -> None:
         (edit_meta(format=2), "format 2"),
         (edit_meta(lora={"rank": 3, "targets": ["mlp"], "droppout": 0.1}), "no setting 'droppout'"),
         (edit_meta(lora={"rank": -3}), "rank is -3"),
+        (edit_meta(lora="x"), "no such lora"),
+        (edit_meta(layers=3), "no such layers"),
+        (edit_meta(model=None), "no such model"),
     ],
-    ids=["no meta", "no weights", "torn meta", "list meta", "no layers", "torn weights", "format", "unknown", "rank"],
+    ids=[
+        "no meta",
+        "no weights",
+        "torn meta",
+        "list meta",
+        "no layers",
+        "torn weights",
+        "format",
+        "unknown",
+        "rank",
+        "lora",
+        "layers",
+        "model",
+    ],
 )
 def test_a_spoiled_adapter_is_one_sentence(spoil: Callable[[Path], Any], says: str, adapter: Adapter, tmp_path: Path):
     adapter.save(tmp_path)

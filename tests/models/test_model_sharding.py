@@ -39,6 +39,11 @@ def test_each_device_gets_its_part(found: dict[str, Any], axes: str, share: floa
     assert found[axes]["logits"] < 2e-5
 
 
+def test_a_mesh_of_explicit_axes_will_do(found: dict[str, Any]):
+    """They are what `jax.make_mesh` makes unless it is told otherwise."""
+    assert float(found["explicit"]) < 2e-5  # type: ignore[arg-type]
+
+
 def test_a_mesh_that_does_not_divide_is_named(found: dict[str, Any]):
     assert "fsdp has 5 devices" in str(found["error"]) and "\n" not in str(found["error"])
 

@@ -79,6 +79,16 @@ def test_records_say_what_was_followed(base: Base, tmp_path: Path, state: str):
     assert (own["protocol"], own["dropout"], own["seed"]) == ("custom", 0.0, 0)
 
 
+def test_sweeps_that_differ_in_the_optimiser_are_told_apart(base: Base, tmp_path: Path):
+    from memlaw_jax.analysis import compare
+
+    task = ml.RecordsTask(records=[("ab", "cdef"), ("gh", "ij")])
+    for name, more in (("a", {}), ("b", {"clip": 0.1, "batch_size": 1, "schedule": "constant"})):
+        ml.sweep(base, task, ranks=[1, 2], optim=OptimConfig(steps=2, **more), out=tmp_path / name)
+    (told,) = [note for note in compare(tmp_path / "a", tmp_path / "b").notes if note.startswith("Not the same")]
+    assert all(word in told for word in ("clip=1", "clip=0.1", "batch_size 2 against 1", "linear against constant"))
+
+
 def test_every_difference_is_documented():
     """docs/protocols.md names each setting that a protocol fixes, beside both protocols' values."""
     page = (Path(__file__).parents[2] / "docs" / "protocols.md").read_text()
