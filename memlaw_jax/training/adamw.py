@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-if TYPE_CHECKING:
-    from memlaw_jax.training.optim import OptimConfig
+from memlaw_jax.training.optim import OptimConfig, State
 
-State = Literal["float32", "bfloat16"]
 CLIP_EPS = 1e-6  # torch.nn.utils.clip_grad_norm_ adds it to the norm
 
 

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from memlaw_jax.errors import UserError
 from memlaw_jax.settings import Count, settings
-from memlaw_jax.training.adamw import State
 
+State = Literal["float32", "bfloat16"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
