@@ -76,6 +76,7 @@ def write_random(directory: Path) -> tuple[int, int]:
 
     shapes = jax.eval_shape(Decoder(CONFIG).init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
     params = jax.tree.map(noise, shapes)
+    params["lm_head"]["kernel"] = params["embed_tokens"]["embedding"].T  # as in a tied checkpoint that stores it too
     write_checkpoint(epath.Path(directory), CONFIG, params, shard_bytes=512 << 20)
     stacks = [(leaf.nbytes, len(leaf)) for leaf in jax.tree.leaves(params.pop("layers"))]
     sizes = [size // layers for size, layers in stacks for _ in range(layers)]
@@ -104,6 +105,9 @@ def run() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         size, largest = write_random(Path(folder))
         cases = {name: measure(Path(folder), **case) for name, case in CASES.items()}
+        config = Path(folder) / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"tie_word_embeddings": True}))
+        cases["bfloat16, tied"] = measure(Path(folder), **CASES["bfloat16"])
     return {"checkpoint": size, "two_largest_tensors": largest, "cases": cases}
 
 
