@@ -214,6 +214,7 @@ class _Sweep:
         return {
             "schema": SCHEMA,
             "cell_id": planned.id,
+            "implementation": "memlaw_jax",
             "protocol": self.config.protocol or CUSTOM,
             "model": self.base.name,
             "task": self.task.name,
