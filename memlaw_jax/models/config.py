@@ -257,7 +257,8 @@ def _rope(raw: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     thetas = {float(where["rope_theta"]) for where in (raw, scaling) if where.get("rope_theta") is not None}
     if len(thetas) > 1:
         raise UserError(f"config.json says rope_theta is {' and '.join(map(str, sorted(thetas)))}; remove one")
-    if new and old and any(new.get(key, value) != value for key, value in old.items() if key != "type"):
+    stated = {"rope_type" if key == "type" else key: value for key, value in (old or {}).items()}
+    if new and any(new.get(key, value) != value for key, value in stated.items()):
         raise UserError("config.json says rope_parameters and rope_scaling, which differ; remove one")
     theta = thetas.pop() if thetas else 10_000.0
     scaling.pop("rope_theta", None)

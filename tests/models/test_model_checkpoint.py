@@ -226,6 +226,7 @@ BAD_CONFIGS: list[tuple[Any, str]] = [
     (LLAMA3 | {"rope_scaling": {"type": "linear", "factor": 4.0}}, "rope_parameters and rope_scaling, which differ"),
     (RAW | {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default", "mrope_section": [2, 1]}}, "mrope_section"),
     (tiny.CASES["llama-linear"] | {"rope_scaling": {"type": "linear", "factor": 4.0, "beta_fast": 1}}, "beta_fast"),
+    (LLAMA3 | {"rope_scaling": {"type": "dynamic"}}, "rope_parameters and rope_scaling, which differ"),
     (RAW | {"rms_norm_eps": None}, "rms_norm_eps is None"),
     (RAW | {"rms_norm_eps": -1.0}, "rms_norm_eps is -1.0"),
     (RAW | {"rope_parameters": {"rope_theta": 0.0, "rope_type": "default"}}, "rope_theta is 0.0"),
