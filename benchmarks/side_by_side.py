@@ -18,9 +18,8 @@ from transformers import AutoModelForCausalLM
 
 from memlaw_jax.models import Base, DecoderConfig, LoraConfig, init_adapter
 from memlaw_jax.models.lora import PATHS, AdapterWeights
-from memlaw_jax.objectives import Sft
 from memlaw_jax.tasks import Encoded
-from memlaw_jax.training import Cell, Metrics, OptimConfig, Outcome, train_cells
+from memlaw_jax.training import Cell, OptimConfig, Outcome, train_cells
 from memlaw_jax.training.order import Order
 
 Mode = Literal["released", "lean", "peft"]
@@ -54,13 +53,10 @@ class Difference:
 
 def train_ours(base: Base, encoded: Encoded, cell: Cell, optim: OptimConfig) -> Ours:
     """Trains one cell through the lane trainer."""
-    seen: list[Metrics] = []
-    (outcome,) = train_cells(
-        base, encoded, [cell], objective=Sft(), optim=optim, listen=lambda _cell, _step, metrics: seen.append(metrics)
-    )
+    (outcome,) = train_cells(base, encoded, [cell], optim=optim)
     return Ours(
         outcome=outcome,
-        objective=np.concatenate([metrics.objective for metrics in seen]),
+        objective=outcome.history.objective,
         weights=to_torch(base.config, cell.lora, outcome.weights),
     )
 

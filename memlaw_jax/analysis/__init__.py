@@ -5,6 +5,9 @@ law = fit_law(frame)
 print(describe(law))
 draw_all(frame, law, "runs/demo/figures")
 found = compare("runs/demo", "runs/other")
+seen = microscope("runs/demo")
+print(describe_microscope(seen))
+draw_microscope("runs/demo", "runs/demo/figures")
 """
 
 from __future__ import annotations
@@ -14,29 +17,39 @@ from typing import TYPE_CHECKING, Any
 from memlaw_jax.analysis.compare import Comparison, compare
 from memlaw_jax.analysis.frame import read_frame
 from memlaw_jax.analysis.law import Law, fit_law
-from memlaw_jax.analysis.run import compare_and_draw, fit_and_draw
+from memlaw_jax.analysis.microscope import Microscope, microscope
+from memlaw_jax.analysis.microscope_words import describe_microscope
+from memlaw_jax.analysis.run import compare_and_draw, fit_and_draw, look_and_draw
+from memlaw_jax.analysis.tokens import Tokens, read_tokens
 from memlaw_jax.analysis.words import describe
 
 if TYPE_CHECKING:
-    from memlaw_jax.analysis.figures import draw_all
+    from memlaw_jax.analysis.figures import draw_all, draw_microscope
 
 __all__ = [
     "Comparison",
     "Law",
+    "Microscope",
+    "Tokens",
     "compare",
     "compare_and_draw",
     "describe",
+    "describe_microscope",
     "draw_all",
+    "draw_microscope",
     "fit_and_draw",
     "fit_law",
+    "look_and_draw",
+    "microscope",
     "read_frame",
+    "read_tokens",
 ]
 
 
 def __getattr__(name: str) -> Any:
     # Matplotlib takes longer to import than a law to fit.
-    if name == "draw_all":
-        from memlaw_jax.analysis.figures import draw_all
+    if name in ("draw_all", "draw_microscope"):
+        from memlaw_jax.analysis import figures
 
-        return draw_all
+        return getattr(figures, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""From result files to a law or a comparison with its pictures: what `memlaw fit` and `memlaw compare` do."""
+"""From result files to a law, a comparison or a look at single tokens, with pictures: what the commands do."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from memlaw_jax.analysis.compare import Comparison, compare
 from memlaw_jax.analysis.compare_words import describe_comparison
 from memlaw_jax.analysis.frame import Source, read_frame
 from memlaw_jax.analysis.law import Law, fit_law
+from memlaw_jax.analysis.microscope import Microscope, microscope
+from memlaw_jax.analysis.microscope_words import describe_microscope
+from memlaw_jax.analysis.tokens import read_tokens
 from memlaw_jax.analysis.words import describe
 
 
@@ -58,6 +61,21 @@ def compare_and_draw(
     place = files.folder(out)
     written = [*found.save(place), *save(draw_comparison(found), place, "compare")]
     return found, written, describe_comparison(found)
+
+
+def look_and_draw(
+    paths: Source | Iterable[Source], out: str | os.PathLike[str], threshold: float = 0.5
+) -> tuple[Microscope, list[epath.Path], str]:
+    """Put the tokens of results folders under the microscope and write its tables and figures (`draw_microscope`).
+
+    Returns what was found, the files written, and the same in plain words. Raises `UserError` for a user's mistake, and
+    then writes nothing.
+    """
+    from memlaw_jax.analysis.figures import draw_microscope
+
+    tokens = read_tokens(paths)
+    found = microscope(tokens, threshold)
+    return found, draw_microscope(tokens, out, threshold, found), describe_microscope(found)
 
 
 def uniform_loss(frame: pd.DataFrame) -> float | None:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from memlaw_jax.errors import UserError
-from memlaw_jax.training.sweep import SweepConfig
+from memlaw_jax.training.sweep_config import SweepConfig
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> SweepConfig:

@@ -6,19 +6,22 @@ import dataclasses
 import json
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from memlaw_jax.errors import UserError
 from memlaw_jax.models.config import DecoderConfig
-from memlaw_jax.models.lora import PATHS, AdapterWeights, LoraConfig
+from memlaw_jax.models.lora import PATHS, AdapterWeights, LoraConfig, pad_rank
 
 WEIGHTS, META = "adapter.safetensors", "memlaw_adapter.json"
 FORMAT = 1
@@ -117,3 +120,24 @@ def load_adapter(directory: str | epath.PathLike) -> Adapter:
         model=meta["model"],
         model_fingerprint=meta["model_fingerprint"],
     )
+
+
+def stack(adapters: Sequence[Adapter]) -> tuple[AdapterWeights, Float[Array, " N"]]:
+    """N adapters as one tree with a leading axis N, ranks padded with zeros to the largest; and their scales.
+
+    Raises:
+      UserError: no adapter, or two that differ in their targets or layers.
+    """
+    if not adapters:
+        raise UserError("there is no adapter; give at least one.")
+    first, rank = adapters[0], max(adapter.lora.rank for adapter in adapters)
+    for adapter in adapters[1:]:
+        for what, one, other in (
+            ("targets", sorted(first.lora.targets), sorted(adapter.lora.targets)),
+            ("layers", list(first.layers), list(adapter.layers)),
+        ):
+            if one != other:
+                raise UserError(f"adapters of one call share their {what}, but these have {one} and {other}.")
+    padded = [pad_rank(adapter.weights, rank) for adapter in adapters]
+    scales = jnp.asarray([adapter.lora.scale for adapter in adapters], jnp.float32)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *padded), scales

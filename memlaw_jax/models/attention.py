@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 
 def attend(
@@ -32,6 +32,37 @@ def attend(
     )
 
 
+def attend_cached(
+    q: Float[Array, "B H d"],
+    k: Float[Array, "B K d"],
+    v: Float[Array, "B K d"],
+    cached_k: Float[Array, "B K d C"],
+    cached_v: Float[Array, "B K C d"],
+    positions: Int[Array, " B"],
+    window: int | None = None,
+) -> Float[Array, "B H d"]:
+    """The same attention of one token a row, over itself and a cache whose slot i holds the token at position i.
+
+    What stands in the slots from its own position on is not seen. Cached keys lie as the product wants them: a CPU
+    takes two to six times as long where it must transpose them.
+    """
+    batch, heads, width = q.shape
+    rows = q.reshape(batch, k.shape[1], -1, width) * width**-0.5
+    own = jnp.einsum("bkqd,bkd->bkq", rows, k, preferred_element_type=jnp.float32)[..., None]
+    scores = jnp.einsum("bkqd,bkdc->bkqc", rows, cached_k, preferred_element_type=jnp.float32)
+    distance = positions[:, None] - jnp.arange(cached_k.shape[-1])
+    seen = ((distance > 0) & _in_reach(distance, window))[:, None, None]
+    scores = jnp.concatenate([own, jnp.where(seen, scores, jnp.finfo(jnp.float32).min)], axis=-1)
+    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
+    mixed = weights[..., :1] * v[:, :, None] + jnp.einsum("bkqc,bkcd->bkqd", weights[..., 1:], cached_v)
+    return mixed.reshape(batch, heads, width)
+
+
+def _in_reach(distance: Int[Array, "*B"], window: int | None) -> Bool[Array, "*B"]:
+    """Whether a key so many tokens before the query is one that it sees."""
+    return (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+
+
 def _heads_first(
     q: Float[Array, "B T H d"],
     k: Float[Array, "B T K d"],
@@ -47,8 +78,7 @@ def _heads_first(
     keys, values = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
     scores = jnp.einsum("bkqd,bksd->bkqs", rows, keys, preferred_element_type=jnp.float32)
     scores = scores.reshape(batch, groups, heads // groups, tokens, tokens)
-    distance = jnp.arange(tokens)[:, None] - jnp.arange(tokens)
-    seen = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+    seen = _in_reach(jnp.arange(tokens)[:, None] - jnp.arange(tokens), window)
     if valid is not None:
         seen = seen & valid[:, None, None, None, :]
     # A row of padding may see nothing; a finite floor keeps it from becoming NaN.

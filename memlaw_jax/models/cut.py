@@ -51,8 +51,10 @@ class Cut:
     segments: tuple[Segment, ...]
 
     @classmethod
-    def of(cls, config: DecoderConfig, lora: LoraConfig) -> Cut:
-        """The highest cut that an adapter of this kind allows."""
+    def of(cls, config: DecoderConfig, lora: LoraConfig | None) -> Cut:
+        """The highest cut that an adapter of this kind allows; without one, above the last block."""
+        if lora is None:
+            return cls(layer=config.num_layers, inside=False, segments=())
         adapted = lora.adapted_layers(config)
         inside = lora.targets == (MLP,)
         segments = []

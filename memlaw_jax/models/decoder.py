@@ -22,7 +22,7 @@ def layer_stack(config: DecoderConfig, length: int, name: str | None = None, dro
     """`length` blocks as one scan: traced and compiled once, however deep the model is."""
     scanned = nn.scan(
         Block,
-        variable_axes={"params": 0, "lora": 0},
+        variable_axes={"params": 0, "lora": 0, "cache": 0, "fresh": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=(nn.broadcast, nn.broadcast),
         length=length,

@@ -1,4 +1,5 @@
-"""The parts of one decoder block. Variables: frozen weights in `params`, the adapter in `lora`.
+"""The parts of one decoder block. Variables: frozen weights in `params`, the adapter in `lora`, keys and values of
+earlier tokens in `cache` and, where asked for, of these ones in `fresh` (`models.cache`).
 
 `dropout` is the adapter's own; the frozen modules have none.
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from memlaw_jax.models.attention import attend
+from memlaw_jax.models.attention import attend, attend_cached
 from memlaw_jax.models.config import DecoderConfig
 from memlaw_jax.models.rope import rotate
 
@@ -82,7 +83,10 @@ class LoraDense(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention, with per-head q/k norm (Qwen3), biases (Qwen2) or a window (Mistral)."""
+    """Causal grouped-query attention, with per-head q/k norm (Qwen3), biases (Qwen2) or a window (Mistral).
+
+    With a `cache` it takes one token a row and attends over what the cache holds, needing no `valid`.
+    """
 
     config: DecoderConfig
     dropout: float = 0.0
@@ -101,7 +105,14 @@ class Attention(nn.Module):
         q = rotate(heads("q_proj", cfg.num_heads, "q_norm"), positions, cfg)
         k = rotate(heads("k_proj", cfg.num_kv_heads, "k_norm"), positions, cfg)
         v = heads("v_proj", cfg.num_kv_heads, "")
-        mixed = attend(q, k, v, valid, cfg.sliding_window)
+        if self.is_mutable_collection("fresh"):
+            self.put_variable("fresh", "k", k)
+            self.put_variable("fresh", "v", v)
+        if self.has_variable("cache", "k"):
+            cached = self.get_variable("cache", "k"), self.get_variable("cache", "v")
+            mixed = attend_cached(q[:, 0], k[:, 0], v[:, 0], *cached, positions[:, 0], cfg.sliding_window)
+        else:
+            mixed = attend(q, k, v, valid, cfg.sliding_window)
         return LoraDense(cfg.hidden_size, False, self.dropout, name="o_proj")(mixed.reshape(*x.shape[:-1], -1))
 
 

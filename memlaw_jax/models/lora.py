@@ -164,3 +164,15 @@ def trim_rank(weights: AdapterWeights, rank: int) -> AdapterWeights:
 def take_adapted(weights: AdapterWeights, start: int, stop: int) -> AdapterWeights:
     """The weights of the `start`-th to the `stop − 1`-th adapted layer."""
     return jax.tree.map(lambda leaf: leaf[start:stop], weights)
+
+
+def spread(weights: AdapterWeights, layers: tuple[int, ...], num_layers: int) -> AdapterWeights:
+    """An adapter of these layers over every block of the decoder, with zeros, which change nothing, in the others.
+
+    It goes with the frozen stack as it is; taking the adapted blocks out would copy them.
+    """
+
+    def place(leaf: Array) -> Array:
+        return jnp.zeros((num_layers, *leaf.shape[1:]), leaf.dtype).at[jnp.array(layers)].set(leaf)
+
+    return jax.tree.map(place, weights)

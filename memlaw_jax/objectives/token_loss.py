@@ -20,10 +20,11 @@ def token_scores(hidden: Float[Array, "*B A D"], head: Float[Array, "D V"], labe
     """Scores labels under the head's softmax, in float32; differentiable in `hidden`.
 
     `hidden` is normalised and gathered at the answer's positions. Ties count as right when the label is the first of
-    the largest, as greedy decoding with `argmax` breaks them.
+    the largest, as greedy decoding with `argmax` breaks them. A label outside the vocabulary, such as −100, marks no
+    token: it scores as some other label would, never as right, and belongs under a False mask.
     """
     logits = jnp.matmul(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
-    chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1, mode="clip")[..., 0]
     top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
     # A loss near zero is what the rarer tokens' small terms add up to. Summed beside the largest term, 1, many of them
     # round away, and the loss and its gradient come out too small; so that term is kept apart and taken off again.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -21,8 +22,12 @@ FEATURE_TOKENS = 16_384  # tokens of one feature pass, which bounds its activati
 
 @struct.dataclass
 class Batch:
-    """Samples cut at the first adapter, with the answer's positions, labels and masks."""
+    """Samples cut at the first adapter, with the answer's positions, labels and masks.
 
+    `rows` says which sample of the data set each is; −1 is an empty row, whose masks are all False.
+    """
+
+    rows: Int[Array, " B"]
     features: Features
     answer_index: Int[Array, "B A"]
     labels: Int[Array, "B A"]
@@ -35,10 +40,15 @@ class Batch:
         return default_positions(self.features.hidden[..., 0])
 
     def pick(self, rows: Int[Array, " B"]) -> Batch:
-        """The samples at `rows`; −1 is an empty row, whose masks are all False."""
+        """The samples at `rows`; −1 gives an empty row."""
         taken = jax.tree.map(lambda leaf: leaf[rows], self)
         filled = (rows >= 0)[:, None]
-        return taken.replace(train_mask=taken.train_mask & filled, answer_mask=taken.answer_mask & filled)
+        return taken.replace(rows=rows, train_mask=taken.train_mask & filled, answer_mask=taken.answer_mask & filled)
+
+    def within(self, vocabulary: int) -> Batch:
+        """The same samples, with the masks False where a label, such as −100, is no token of the vocabulary."""
+        known = (self.labels >= 0) & (self.labels < vocabulary)
+        return dataclasses.replace(self, train_mask=self.train_mask & known, answer_mask=self.answer_mask & known)
 
 
 def prepare(base: Base, encoded: Encoded, cut: Cut) -> Batch:
@@ -47,11 +57,7 @@ def prepare(base: Base, encoded: Encoded, cut: Cut) -> Batch:
     Raises:
       UserError: a token that the model has no embedding for.
     """
-    if encoded.tokens.max() >= base.config.vocab_size:
-        raise UserError(
-            f"the tokenizer makes token {encoded.tokens.max()}, but the model's vocabulary ends at "
-            f"{base.config.vocab_size - 1}; model and tokenizer do not belong together."
-        )
+    check_tokens(base, encoded.tokens)
     samples, width = encoded.tokens.shape
     rows = max(1, min(samples, FEATURE_TOKENS // width))
     parts = []
@@ -61,12 +67,23 @@ def prepare(base: Base, encoded: Encoded, cut: Cut) -> Batch:
         part = _features(base.config, cut, base.params, jnp.asarray(np.pad(tokens, ((0, short), (0, 0)))))
         parts.append(part)
     return Batch(
+        rows=jnp.arange(samples, dtype=jnp.int32),
         features=jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:samples], *parts),
         answer_index=jnp.asarray(encoded.answer_index),
         labels=jnp.asarray(encoded.labels),
         train_mask=jnp.asarray(encoded.train_mask),
         answer_mask=jnp.asarray(encoded.answer_mask),
     )
+
+
+def check_tokens(base: Base, tokens: Int[np.ndarray, "B T"]) -> None:
+    """Refuses tokens that the model has no embedding for."""
+    if tokens.max() >= base.config.vocab_size or tokens.min() < 0:
+        outside = tokens.min() if tokens.min() < 0 else tokens.max()
+        raise UserError(
+            f"the tokenizer makes token {outside}, but the model's vocabulary ends at "
+            f"{base.config.vocab_size - 1}; model and tokenizer do not belong together."
+        )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

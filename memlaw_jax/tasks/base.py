@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from memlaw_jax.errors import UserError
 from memlaw_jax.tasks.encoding import Sample
+from memlaw_jax.tasks.linear_rule import LinearRule
 from memlaw_jax.tasks.long_context import LongContext
 from memlaw_jax.tasks.phonebook import PhoneBook
 from memlaw_jax.tasks.records_task import RecordsTask
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Task(Protocol):
-    """Something to memorise, at any length."""
+    """Something to memorise, at any length.
+
+    A task whose unseen samples follow the same rule offers them as `HasHeldout` says.
+    """
 
     @property
     def name(self) -> str:
@@ -40,8 +44,17 @@ class Task(Protocol):
         ...
 
 
-KINDS: dict[str, type[PhoneBook] | type[LongContext] | type[RecordsTask]] = {
-    task.name: task for task in (PhoneBook, LongContext, RecordsTask)
+@runtime_checkable
+class HasHeldout(Protocol):
+    """What a task has besides if generalisation can be measured on it: ask `isinstance(task, HasHeldout)`."""
+
+    def heldout_samples(self, tokenizer: PreTrainedTokenizerBase, *, max_length: int | None = None) -> list[Sample]:
+        """Samples that `Task.samples` returns at no length; perhaps none, where the settings ask for none."""
+        ...
+
+
+KINDS: dict[str, type[PhoneBook] | type[LongContext] | type[RecordsTask] | type[LinearRule]] = {
+    task.name: task for task in (PhoneBook, LongContext, RecordsTask, LinearRule)
 }
 
 

@@ -1,4 +1,4 @@
-"""The records to remember, and the JSON Lines files that hold them."""
+"""The records to remember, and the files that hold them: JSON Lines of records, or a plain text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any
 from etils import epath
 
 from memlaw_jax.errors import UserError
+from memlaw_jax.tasks.text import cut_text
 
+TEXT_SUFFIXES = (".txt", ".md")
+PIECE_CHARACTERS = 400
 FIELD_PAIRS = (("query", "target"), ("prompt", "completion"), ("question", "answer"))
 _ONE_OBJECT = 'each line must be one JSON object such as {"query": "Ada:", "target": "42"}'
 _PAIRS_TEXT = ", ".join("/".join(pair) for pair in FIELD_PAIRS)
@@ -57,14 +60,16 @@ def read_text(path: epath.PathLike, what: str) -> str:
 
 
 def read_records(path: epath.PathLike) -> list[Record]:
-    """Reads a JSON Lines file of query/target, prompt/completion or question/answer objects.
+    """Reads a JSON Lines file of query/target, prompt/completion or question/answer objects, or a plain text.
 
-    An `id` (text or integer) becomes the record's key, otherwise the query does. Other fields are left alone, blank
-    lines are skipped.
+    A name that ends in .txt or .md is a text, see `text_records`; all others are JSON Lines. There an `id` (text or
+    integer) becomes the record's key, otherwise the query does. Other fields are left alone, blank lines are skipped.
 
     Raises:
       UserError: with the line number, where a line is no such object, a text is empty, or a key or query comes twice.
     """
+    if epath.Path(path).suffix.lower() in TEXT_SUFFIXES:
+        return text_records(path)
     records = []
     # Not splitlines(): U+2028 and its like may stand inside a JSON string.
     for number, line in enumerate(read_text(path, "a JSON Lines file of records").split("\n"), start=1):
@@ -81,6 +86,27 @@ def read_records(path: epath.PathLike) -> list[Record]:
         raise UserError(f"{path}: the file holds no records; {_ONE_OBJECT}.")
     check_unique(records)
     return records
+
+
+def text_records(path: epath.PathLike, *, characters: int = PIECE_CHARACTERS) -> list[Record]:
+    """A text file as records "page.txt, part 3 of 12:" → the piece, whose targets joined are the text exactly.
+
+    Args:
+      characters: the most characters of a piece; see `text.cut_text` for where it is cut. The number of parts, and so
+        every query, follows from it.
+
+    Raises:
+      UserError: the file cannot be read or holds no text.
+    """
+    pieces = cut_text(read_text(path, "a text to remember"), characters)
+    if not pieces:
+        raise UserError(f"{path}: the file holds no text; give it some to remember.")
+    records = []
+    for number, piece in enumerate(pieces, start=1):
+        part = f"part {number} of {len(pieces)}"
+        query = f"{epath.Path(path).name}, {part}:"
+        records.append(Record(key=query, query=query, target=piece, where=f"{path}, {part}"))
+    return make_records(records)
 
 
 def make_records(items: Iterable[Record | Mapping[str, Any] | tuple[str, str]]) -> list[Record]:

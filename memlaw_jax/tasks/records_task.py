@@ -25,9 +25,11 @@ def _as_records(value: Any) -> Any:
 
 @settings
 class RecordsTask:
-    """Records from a JSON Lines file (`path`), or given here (`records`: Records, mappings, or (query, target) pairs).
+    """Any records, from a file or given here.
 
     Attributes:
+      path: a JSON Lines file or a text, see `read_records`.
+      records: Records, mappings, or (query, target) pairs.
       system: the system message of chat models; None for none.
     """
 
@@ -41,7 +43,7 @@ class RecordsTask:
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.records is None):
-            raise UserError("Task records needs either path (a JSON Lines file) or records, and not both.")
+            raise UserError("Task records needs either path (a file of records or a text) or records, and not both.")
 
     @cached_property
     def _records(self) -> tuple[Record, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 from memlaw_jax.training.step import Metrics
 
 if TYPE_CHECKING:
-    from memlaw_jax.training.lanes import Cell, Outcome
+    from memlaw_jax.training.cell import Cell, Outcome
 
 POINTS_PER_DISPATCH = 5
 
@@ -92,7 +92,7 @@ class Log:
     def begin(self, *, total: int, done: int, work: int) -> None:
         from tqdm import tqdm
 
-        self._total, self._done = total, done
+        self._total, self._done, self._status = total, done, ""
         layout = "{desc} {percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left"
         self._bar = tqdm(total=work, disable=not self._show, bar_format=layout, leave=False, smoothing=0.05)
         self._describe()
@@ -105,7 +105,15 @@ class Log:
         for i in sorted({int(i) for i in np.linspace(0, count - 1, min(count, POINTS_PER_DISPATCH))}):
             writer.add_scalar("train/nats_per_answer_token", float(metrics.loss[i]), step + i)
             writer.add_scalar("train/token_accuracy", float(metrics.accuracy[i]), step + i)
+            writer.add_scalar("train/share_above_half", float(metrics.above_half[i]), step + i)
+            writer.add_scalar("train/exact_match", float(metrics.exact_match[i]), step + i)
+            writer.add_scalar("train/active_tokens", float(metrics.active[i]), step + i)
             writer.add_scalar("train/gradient_norm", float(metrics.gradient_norm[i]), step + i)
+        self._status = (
+            f"rank {cell.lora.rank}: {np.mean(metrics.loss):.3g} nats, {np.mean(metrics.above_half):.0%} of tokens "
+            f"above ½, {np.mean(metrics.exact_match):.0%} recalled"
+        )
+        self._describe()
         self._bar.update(work)
 
     def finished(self, cell: Cell, outcome: Outcome) -> None:
@@ -122,4 +130,5 @@ class Log:
         self._bar.close()
 
     def _describe(self) -> None:
-        self._bar.set_description_str(f"{self._done + self.new} of {self._total} cells")
+        cells = f"{self._done + self.new} of {self._total} cells; " if self._total > 1 else ""
+        self._bar.set_description_str(cells + self._status, refresh=False)

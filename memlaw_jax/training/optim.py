@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Annotated, ClassVar, Literal
 
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from pydantic import Field
 
 from memlaw_jax.errors import UserError
 from memlaw_jax.settings import Count, settings
+from memlaw_jax.training.order import Curriculum, Order
 
 State = Literal["float32", "bfloat16"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -59,12 +59,12 @@ class OptimConfig:
         """Samples a step, of a data set of `samples`."""
         return samples if self.batch_size is None else min(self.batch_size, samples)
 
-    def total_steps(self, samples: int) -> int:
+    def total_steps(self, samples: int, curriculum: Curriculum | None = None) -> int:
         """Optimiser steps on a data set of `samples`; a last, smaller batch of an epoch is a step too."""
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None
-        return self.epochs * math.ceil(samples / self.batch(samples))
+        return Order(seed=0, samples=samples, batch=self.batch(samples), curriculum=curriculum).steps(self.epochs)
 
     def describe(self) -> str:
         """The optimiser in one line, as records state it; rate, schedule, steps and batch have fields of their own."""

@@ -6,11 +6,12 @@ others. `docs/protocols.md` says why each differs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from memlaw_jax.errors import UserError
+from memlaw_jax.training.method import METHODS, RELEASED, Method
 
 if TYPE_CHECKING:
     from memlaw_jax.models import LoraConfig
@@ -22,12 +23,16 @@ CUSTOM = "custom"  # what records say of a sweep that follows neither
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Settings that a protocol fixes, and its defaults for others; both by the names of `LoraConfig`, `OptimConfig`."""
+    """Settings that a protocol fixes, and its defaults for others; both by the names of `LoraConfig`, `OptimConfig`.
+
+    A method by one of the names in `methods` has the settings that stand there, but for its curriculum.
+    """
 
     lora: Mapping[str, Any]
     optim: Mapping[str, Any]
     steps: int
     seeds: tuple[int, ...]
+    methods: Mapping[str, Method]
 
     def fill(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The values of a config, with the protocol's for all that they leave out."""
@@ -42,8 +47,14 @@ class Protocol:
             filled["optim"] = {**optim, "steps": self.steps}
         return filled
 
-    def check(self, name: str, lora: LoraConfig, optim: OptimConfig) -> None:
+    def check(self, name: str, lora: LoraConfig, optim: OptimConfig, methods: Sequence[Method]) -> None:
         """Refuses settings that the protocol fixes otherwise."""
+        for method in methods:
+            if method.objective not in [fixed.objective for fixed in self.methods.values()]:
+                raise UserError(
+                    f"protocol {name} fixes what its methods are, and {method.name} is {method.objective}; name "
+                    f"the method alone, or leave `protocol` out and choose every setting yourself."
+                )
         for part, fixed, found in (("lora", self.lora, lora), ("optim", self.optim, optim)):
             for key, value in fixed.items():
                 if getattr(found, key) != value:
@@ -64,11 +75,13 @@ PROTOCOLS: dict[str, Protocol] = {
         optim=_ADAMW,
         steps=2000,  # of one long text; a phone book has 200 epochs, with a batch by its length
         seeds=(42,),
+        methods=RELEASED,
     ),
     "standard": Protocol(
         lora={"init": "peft", "dropout": 0.0},
         optim={**_ADAMW, "state": "float32"},
         steps=400,
         seeds=(0, 1, 2),
+        methods=METHODS,
     ),
 }

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-
 from memlaw_jax.models import Adapter, Base, LoraConfig
 from memlaw_jax.objectives import Objective, Sft
 from memlaw_jax.readout import Records, encode
-from memlaw_jax.training.lanes import Cell, History, Listener, train_cells
+from memlaw_jax.training.cell import Cell, History, Listener, Stop
+from memlaw_jax.training.lanes import train_cells
 from memlaw_jax.training.optim import OptimConfig
+from memlaw_jax.training.order import Curriculum
 
 
 def train(
@@ -19,6 +18,8 @@ def train(
     lora: LoraConfig | None = None,
     objective: Objective | None = None,
     optim: OptimConfig | None = None,
+    curriculum: Curriculum | None = None,
+    stop: Stop = "budget",
     seed: int = 0,
     listen: Listener | None = None,
 ) -> tuple[Adapter, History]:
@@ -26,19 +27,13 @@ def train(
 
     Args:
       records: what to remember, in any form that `readout.encode` takes.
+      stop: `recalled` ends the training once every answer token has p > ½.
 
     Raises:
       UserError: a record or a setting that does not fit the model.
     """
     lora, optim = lora or LoraConfig(), optim or OptimConfig(steps=400)
-    cell = Cell(lora=lora, seed=seed, learning_rate=optim.learning_rate)
+    cell = Cell(lora=lora, seed=seed, learning_rate=optim.learning_rate, objective=objective or Sft())
     encoded = encode(base, records)
-    (outcome,) = train_cells(base, encoded, [cell], objective=objective or Sft(), optim=optim, listen=listen)
-    adapter = Adapter(
-        lora=lora,
-        layers=lora.adapted_layers(base.config),
-        weights=jax.tree.map(jnp.asarray, outcome.weights),
-        model=base.name,
-        model_fingerprint=base.fingerprint,
-    )
-    return adapter, outcome.history
+    (outcome,) = train_cells(base, encoded, [cell], optim=optim, curriculum=curriculum, stop=stop, listen=listen)
+    return outcome.adapter(base), outcome.history

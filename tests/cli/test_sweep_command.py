@@ -93,7 +93,7 @@ def test_the_same_command_again_computes_nothing(
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("a finished cell was trained again")
 
-    monkeypatch.setattr(sys.modules["memlaw_jax.training.sweep"], "train_cells", fail)
+    monkeypatch.setattr(sys.modules["memlaw_jax.training.grid"], "train_cells", fail)
     before = (copy / "results.jsonl").read_bytes()
     said = memlaw("sweep", config, "--out", copy, "--json")
     assert said.code == 0, said.err

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from memlaw_jax.objectives import token_scores
+from memlaw_jax.objectives import token_scores, weighted_loss
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -105,3 +105,39 @@ def test_losses_are_float32_and_exact_where_the_model_is_bfloat16() -> None:
     assert found.nats.dtype == jnp.float32
     # The factors are rounded to bfloat16, the sums are not: logits rounded to it would be off by up to 0.06 here.
     np.testing.assert_allclose(found.nats, nats, atol=1e-3)
+
+
+stray = st.sampled_from([-100, -1, VOCABULARY, VOCABULARY + 5, 2**31 - 1, -(2**31)])
+
+
+@given(
+    hidden=arrays(HIDDEN, 12),
+    head=arrays(HEAD, 12),
+    labels=token_ids,
+    strays=hnp.arrays(np.int32, LABELS, elements=st.just(0) | stray),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_label_that_is_no_token_is_harmless(
+    hidden: np.ndarray, head: np.ndarray, labels: np.ndarray, strays: np.ndarray
+) -> None:
+    """It scores finitely and as wrong, and under a False mask it changes neither the loss nor the gradient."""
+    real = strays == 0
+    mixed = np.where(real, labels, strays)
+    found, known = scores(hidden, head, mixed), scores(hidden, head, labels)
+    assert np.isfinite(found.nats).all() and (np.asarray(found.nats) >= 0).all()
+    assert not np.asarray(found.right)[~real].any()
+    np.testing.assert_array_equal(np.asarray(found.right)[real], np.asarray(known.right)[real])
+    np.testing.assert_array_equal(np.asarray(found.nats)[real], np.asarray(known.nats)[real])
+    # Even where it is weighed.
+    assert np.isfinite(_gradient_of_scores(hidden, head, mixed, np.ones(LABELS, np.float32))).all()
+    (loss, gradient), (same_loss, same) = _masked(hidden, head, mixed, real), _masked(hidden, head, labels, real)
+    np.testing.assert_array_equal(loss, same_loss)
+    np.testing.assert_array_equal(gradient, same)
+    assert (np.asarray(gradient)[~real] == 0).all()
+
+
+@jax.jit
+@jax.value_and_grad
+def _masked(hidden, head, labels, mask):
+    scored = token_scores(hidden, head, labels)
+    return weighted_loss(scored.nats, mask.astype(jnp.float32))

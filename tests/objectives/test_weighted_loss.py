@@ -67,7 +67,7 @@ def test_sft_is_the_plain_mean_over_the_trained_tokens() -> None:
     nats = rng.uniform(0, 5, SHAPE).astype(np.float32)
     mask = np.array([[True, True, False, False, False], [True, True, True, True, False]])
     scores = TokenScores(nats=jnp.asarray(nats), right=jnp.zeros(SHAPE, bool))
-    value = weighted_loss(scores.nats, Sft().weights(scores, jnp.asarray(mask)))
+    value = weighted_loss(scores.nats, Sft().weights(scores, jnp.asarray(mask))[0])
     np.testing.assert_allclose(value, nats[mask].mean(), rtol=1e-6)
 
 
@@ -79,5 +79,5 @@ def test_every_objective_is_hashable_by_value_and_weighs_nothing_outside_the_mas
     assert objective == OBJECTIVES[method]() and hash(objective) == hash(OBJECTIVES[method]())
     mask = jnp.asarray(np.random.default_rng(2).random(SHAPE) < 0.5)
     scores = TokenScores(nats=jnp.full(SHAPE, 3.0), right=jnp.zeros(SHAPE, bool))
-    weights = np.asarray(objective.weights(scores, mask))
+    weights = np.asarray(objective.weights(scores, mask, objective.init(SHAPE[0]))[0])
     assert (weights[~np.asarray(mask)] == 0).all() and (weights >= 0).all() and weights.sum() > 0

@@ -42,7 +42,7 @@ def encoded(base: Base, samples: list[Sample]) -> Encoded:
 @pytest.fixture(scope="module")
 def trained(base: Base, encoded: Encoded) -> list[Outcome]:
     cells = [Cell(lora=LORA, learning_rate=rate, name=str(rate)) for rate in RATES]
-    outcomes = train_cells(base, encoded, cells, objective=Sft(), optim=OptimConfig(steps=120))
+    outcomes = train_cells(base, encoded, cells, optim=OptimConfig(steps=120))
     return sorted(outcomes, key=lambda outcome: outcome.cell.learning_rate)
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from memlaw_jax.models import Base
 
 CORPUS = [
     "The telephone book of the town lists every name with ten digits: 9100672710, 6780438158, 6491980034.",
@@ -114,6 +118,14 @@ def stubborn() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens([AddedToken("END", special=True)])
     return wrap(tokenizer, unk_token="[UNK]", eos_token="END")
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Base:
+    """The model that comes with the package."""
+    from memlaw_jax.models import load_base
+
+    return load_base("embedded")
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from memlaw_jax.models import load_base
-from memlaw_jax.training import Placement, lanes
+from memlaw_jax.training import Placement, pool
 
 from . import lab
 
@@ -42,11 +42,11 @@ def main(model: str) -> None:
     one = jax.make_mesh((1,), ("adapters",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
     found: dict[str, Any] = {"devices": jax.device_count()}
     for name, placement in (("one", Placement(one)), ("all", Placement())):
-        lanes.run_steps = Compiled(original)  # type: ignore[attr-defined]
+        pool.run_steps = Compiled(original)  # type: ignore[attr-defined]
         outcomes = lab.run(base, lab.sequence(base), lab.cells(), placement=placement)
         found[name] = {cell: [float(x) for x in outcome.history.loss] for cell, outcome in outcomes.items()}
         found[f"{name} final"] = {cell: outcome.final.loss for cell, outcome in outcomes.items()}
-        texts = lanes.run_steps.texts  # type: ignore[attr-defined]
+        texts = pool.run_steps.texts  # type: ignore[attr-defined]
         found[f"{name} programs"] = len(texts)
         found[f"{name} collectives"] = sorted({word for text in texts for word in COLLECTIVE.findall(text)})
         found[f"{name} partitions"] = [int(n) for text in texts for n in re.findall(r"num_partitions=(\d+)", text)]
@@ -56,7 +56,7 @@ def main(model: str) -> None:
     print(json.dumps(found))
 
 
-original = lanes.run_steps
+original = pool.run_steps
 
 if __name__ == "__main__":
     main(sys.argv[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,8 @@ import numpy as np
 
 from memlaw_jax.models import Base, DecoderConfig, LoraConfig, init_adapter, scaled
 from memlaw_jax.models.decoder import embed, final_norm, head_kernel, run_layers
-from memlaw_jax.objectives import Sft
 from memlaw_jax.tasks import Encoded, Sample, pad
-from memlaw_jax.training import Cell, History, OptimConfig, Outcome, train_cells
+from memlaw_jax.training import Cell, OptimConfig, Outcome, train_cells
 
 LINEAR = ("q_proj", "down_proj")
 
@@ -60,47 +59,74 @@ OPTIM = OptimConfig(steps=20, clip=0.8, weight_decay=0.1)
 
 def run(base: Base, encoded: Encoded, todo: Sequence[Cell], **options: Any) -> dict[str, Outcome]:
     """Outcomes by the cell's name."""
-    settings: dict[str, Any] = {"objective": Sft(), "optim": OPTIM, "steps_per_dispatch": 10, **options}
+    settings: dict[str, Any] = {"optim": OPTIM, "steps_per_dispatch": 10, **options}
     return {outcome.cell.name: outcome for outcome in train_cells(base, encoded, todo, **settings)}
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What one adapter does when it is trained alone and nothing is cached, padded, batched or scanned."""
+    """What one adapter does when it is trained alone and nothing is cached, padded, batched or scanned.
 
-    history: History
-    objective: np.ndarray
+    `seen` has the columns objective, loss, accuracy and gradient norm, one row a step.
+    """
+
+    seen: np.ndarray
     weights: Any
 
 
+# Token weights [S, A] from nats, arg-max right and mask of all samples, and the batch's sample rows.
+Weigh = Callable[[np.ndarray, np.ndarray, np.ndarray, Sequence[int]], np.ndarray]
+
+
+def mean(nats: np.ndarray, right: np.ndarray, mask: np.ndarray, rows: Sequence[int]) -> np.ndarray:
+    """Plain SFT."""
+    return mask.astype(np.float64)
+
+
 def reference(
-    base: Base, encoded: Encoded, cell: Cell, optim: OptimConfig, batches: Iterable[Sequence[int]]
+    base: Base,
+    encoded: Encoded,
+    cell: Cell,
+    optim: OptimConfig,
+    batches: Iterable[Sequence[int]],
+    weigh: Weigh = mean,
+    skips: bool = False,
 ) -> Reference:
-    """A full forward pass of the whole model each step, a plain softmax, and AdamW in NumPy's float64."""
+    """A full forward pass of the whole model each step, a plain softmax, and AdamW in NumPy's float64.
+
+    With `skips`, a step without any weight is not taken, though the schedule goes on.
+    """
     batches = list(batches)
     weights = _numpy(init_adapter(base.config, cell.lora, jax.random.key(cell.seed)))
     first, second = (jax.tree.map(lambda leaf: np.zeros(leaf.shape), weights) for _ in range(2))
-    rows = []
+    rows, taken = [], 0
+    frozen = base.config, cell.lora, base.params
     for step, batch in enumerate(batches):
         chosen = np.isin(np.arange(len(encoded.tokens)), batch)[:, None]
-        masks = encoded.train_mask & chosen, encoded.answer_mask & chosen
-        (value, seen), gradient = _loss(base.config, cell.lora, base.params, weights, encoded_arrays(encoded), masks)
-        norm = np.sqrt(sum(float((leaf.astype(np.float64) ** 2).sum()) for leaf in jax.tree.leaves(_numpy(gradient))))
-        rows.append((float(value), *(float(number) for number in seen), norm))
-        factor = 1.0 if optim.clip is None else min(1.0, optim.clip / norm)
-        gradient = jax.tree.map(lambda leaf, factor=factor: leaf.astype(np.float64) * factor, _numpy(gradient))
+        trained, counted = encoded.train_mask & chosen, encoded.answer_mask & chosen
+        nats, right = (np.asarray(found) for found in _scores(*frozen, weights, encoded_arrays(encoded)))
+        token_weights = weigh(nats, right, trained, batch)
+        total = token_weights.sum()
+        value = (token_weights * nats).sum() / total if total else 0.0
+        gradient = _numpy(_gradient(*frozen, weights, encoded_arrays(encoded), token_weights / (total or 1.0)))
+        norm = np.sqrt(sum(float((leaf.astype(np.float64) ** 2).sum()) for leaf in jax.tree.leaves(gradient)))
+        loss, accuracy = (nats * counted).sum() / counted.sum(), (right & counted).sum() / counted.sum()
+        rows.append((value, loss, accuracy, norm))
+        if skips and not total:
+            continue
+        taken += 1
+        factor = 1.0 if optim.clip is None else min(1.0, optim.clip / max(norm, 1e-30))
+        gradient = jax.tree.map(lambda leaf, factor=factor: leaf.astype(np.float64) * factor, gradient)
         first = jax.tree.map(lambda m, g: optim.beta1 * m + (1 - optim.beta1) * g, first, gradient)
         second = jax.tree.map(lambda v, g: optim.beta2 * v + (1 - optim.beta2) * g * g, second, gradient)
         rate = cell.learning_rate * (1 - step / len(batches))
 
-        def moved(w: Any, m: Any, v: Any, rate: float = rate, count: int = step + 1) -> np.ndarray:
+        def moved(w: Any, m: Any, v: Any, rate: float = rate, count: int = taken) -> np.ndarray:
             direction = m / (1 - optim.beta1**count) / (np.sqrt(v / (1 - optim.beta2**count)) + optim.eps)
             return (w * (1 - rate * optim.weight_decay) - rate * direction).astype(np.float32)
 
         weights = jax.tree.map(moved, weights, first, second)
-    objective, loss, accuracy, gradient_norm = np.array(rows).T
-    history = History(loss=loss, accuracy=accuracy, gradient_norm=gradient_norm)
-    return Reference(history=history, objective=objective, weights=_numpy(weights))
+    return Reference(seen=np.array(rows), weights=_numpy(weights))
 
 
 def encoded_arrays(encoded: Encoded) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -118,20 +144,21 @@ def whole_logits(config: DecoderConfig, lora: LoraConfig, params: Any, weights: 
     return final_norm(config, params["norm"], hidden) @ head_kernel(config, params)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _loss(config: DecoderConfig, lora: LoraConfig, params: Any, weights: Any, arrays: Any, masks: Any) -> Any:
+def _answers(config: DecoderConfig, lora: LoraConfig, params: Any, weights: Any, arrays: Any) -> Any:
     tokens, index, labels = arrays
-    trained, counted = masks
+    logits = jnp.take_along_axis(whole_logits(config, lora, params, weights, tokens), index[..., None], axis=1)
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0], logits
 
-    def objective(weights: Any) -> Any:
-        logits = whole_logits(config, lora, params, weights, tokens)
-        logits = jnp.take_along_axis(logits, index[..., None], axis=1)
-        nats = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
-        right = logits.argmax(axis=-1) == labels
-        loss, accuracy = (nats * counted).sum() / counted.sum(), (right & counted).sum() / counted.sum()
-        return (nats * trained).sum() / trained.sum(), (loss, accuracy)
 
-    return jax.value_and_grad(objective, has_aux=True)(weights)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _scores(config: DecoderConfig, lora: LoraConfig, params: Any, weights: Any, arrays: Any) -> Any:
+    nats, logits = _answers(config, lora, params, weights, arrays)
+    return nats, logits.argmax(axis=-1) == arrays[-1]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _gradient(config: DecoderConfig, lora: LoraConfig, params: Any, weights: Any, arrays: Any, shares: Any) -> Any:
+    return jax.grad(lambda weights: (shares * _answers(config, lora, params, weights, arrays)[0]).sum())(weights)
 
 
 def _numpy(tree: Any) -> Any:

@@ -52,15 +52,19 @@ def test_a_captured_array_would_be_found() -> None:
 def test_frozen_weights_are_arguments_of_every_compiled_program() -> None:
     """With the embedded model, whose matrices are larger than the limit; traced, not compiled."""
     base, lora = load_base("embedded"), LoraConfig(rank=2)
-    program = Program(base.config, Cut.of(base.config, lora), Sft(), OptimConfig(steps=4))
+    program = Program(base.config, Cut.of(base.config, lora), (Sft(),), OptimConfig(steps=4))
     assert max(leaf.nbytes for leaf in jax.tree.leaves(base.params)) > MEGABYTE
     data, upper = prepare(base, lab.sequence(base), program.cut), upper_weights(base.config, base.params, program.cut)
-    lanes = jax.vmap(lambda key: new_lane(program, init_adapter(base.config, lora, key)))(
+    lanes = jax.vmap(lambda key: new_lane(program, init_adapter(base.config, lora, key), 1, 1))(
         jax.random.split(jax.random.key(0), 2)
     )
     ones = jnp.ones(2)
     settings = LaneSettings(
-        scale=ones, learning_rate=ones, total_steps=jnp.array([4, 4]), seed=jnp.array([0, 1], jnp.uint32)
+        scale=ones,
+        learning_rate=ones,
+        total_steps=jnp.array([4, 4]),
+        seed=jnp.array([0, 1], jnp.uint32),
+        objective=jnp.zeros(2, jnp.int32),
     )
     rows = np.zeros((3, 2, 0), np.int32)
     assert largest(run_steps, program, lanes, settings, upper, data, rows, static=(0,)) < MEGABYTE

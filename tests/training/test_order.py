@@ -36,3 +36,21 @@ def test_epochs_and_seeds_are_shuffled_differently() -> None:
     first, second = Order(seed=0, samples=30, batch=30).rows(0, 2)
     other = Order(seed=1, samples=30, batch=30).rows(0, 1)[0]
     assert len({tuple(rows) for rows in (first, second, other, np.arange(30))}) == 4
+
+
+@given(order=orders, epochs=st.integers(0, 5))
+@settings(max_examples=40, deadline=None)
+def test_without_a_curriculum_every_epoch_is_the_shuffle_of_its_seed_and_number(order: Order, epochs: int) -> None:
+    """A cell that was begun before there were curricula goes on in the order it was begun in."""
+    steps = -(-order.samples // order.batch)
+    assert order.steps(epochs) == epochs * steps
+    for epoch in range(epochs):
+        expected = np.random.default_rng([order.seed, epoch]).permutation(order.samples)
+        read = order.rows(epoch * steps, steps).ravel()
+        np.testing.assert_array_equal(read[: order.samples], expected)
+
+
+def test_the_shuffle_of_a_seed_stays_what_it_was() -> None:
+    """Records and checkpoints say the seed alone."""
+    golden = [[6, 7, 2, 1], [4, 5, 3, 0], [2, 1, 4, 0], [5, 7, 6, 3]]
+    assert Order(seed=3, samples=8, batch=4).rows(0, 4).tolist() == golden

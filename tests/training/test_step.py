@@ -37,7 +37,7 @@ def adapters(base: Base) -> Any:
 @pytest.fixture(scope="module")
 def step(base: Base, sequence: Encoded) -> Step:
     """`step(scale, total, steps)`: three lanes after `steps` steps, and the metrics `[steps, 3]` on the way."""
-    program = Program(base.config, Cut.of(base.config, LORA), Sft(), OPTIM)
+    program = Program(base.config, Cut.of(base.config, LORA), (Sft(),), OPTIM)
     data, upper = prepare(base, sequence, program.cut), upper_weights(base.config, base.params, program.cut)
     rows = np.zeros((1, 3, 0), np.int32)
 
@@ -49,8 +49,9 @@ def step(base: Base, sequence: Encoded) -> Step:
             learning_rate=jnp.array([1e-2, 3e-3, 2e-2], jnp.float32),
             total_steps=jnp.array(total, jnp.int32),
             seed=jnp.arange(3, dtype=jnp.uint32),
+            objective=jnp.zeros(3, jnp.int32),
         )
-        lanes, seen = jax.vmap(lambda weights: new_lane(program, weights))(adapters(base)), []
+        lanes, seen = jax.vmap(lambda weights: new_lane(program, weights, 1, 1))(adapters(base)), []
         for _ in range(steps):
             lanes, metrics = run_steps(program, lanes, settings, upper, data, rows)
             seen.append(metrics)

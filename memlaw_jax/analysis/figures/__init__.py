@@ -11,8 +11,13 @@ from memlaw_jax.analysis import files
 from memlaw_jax.analysis.figures.agreement import draw_agreement
 from memlaw_jax.analysis.figures.comparison import draw_comparison
 from memlaw_jax.analysis.figures.curves import draw_curves
+from memlaw_jax.analysis.figures.decoupling import draw_decoupling
+from memlaw_jax.analysis.figures.failing import draw_failures, draw_order
 from memlaw_jax.analysis.figures.heat import METRICS, draw_heat
+from memlaw_jax.analysis.figures.microscope import draw_microscope
+from memlaw_jax.analysis.figures.positions import draw_positions
 from memlaw_jax.analysis.figures.recall import draw_recall
+from memlaw_jax.analysis.figures.recall_vs_p import draw_recall_vs_p
 from memlaw_jax.analysis.figures.style import save
 from memlaw_jax.analysis.frame import Source, read_frame
 from memlaw_jax.analysis.law import Law
@@ -22,8 +27,14 @@ __all__ = [
     "draw_all",
     "draw_comparison",
     "draw_curves",
+    "draw_decoupling",
+    "draw_failures",
     "draw_heat",
+    "draw_microscope",
+    "draw_order",
+    "draw_positions",
     "draw_recall",
+    "draw_recall_vs_p",
     "draw_sweep",
     "save",
 ]

@@ -62,48 +62,77 @@ def draw_heat(frame: pd.DataFrame, metric: Metric, ln_vocab: float | None = None
     Cells that were not run are hatched, diverged ones marked "div"; the outline holds the cells with loss_final ≤ ln 2.
     `ln_vocab` (nats), the loss of a uniform guess, is marked on the key of the loss.
     """
-    diverged = {(int(run["rank"]), int(run["length"])) for run in frame.attrs.get("diverged", ())}
-    ranks = sorted({int(rank) for rank in frame["rank"]} | {rank for rank, _ in diverged})
-    lengths = sorted({int(length) for length in frame["length"]} | {length for _, length in diverged})
-    groups = frame.groupby(["rank", "length"])
-    final, table = (
-        groups[column].mean().astype(float).unstack().reindex(index=ranks, columns=lengths).to_numpy()
-        for column in ("loss_final", metric.column)
-    )
+    grid = Grid.of(frame)
+    with style.look():
+        made = style.figure(*grid.size())
+        axes = made.add_subplot()
+        missing = draw_grid(made, axes, frame, metric, grid, ln_vocab)
+        legend(made, bool(grid.below.any()), missing)
+    return made
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Grid:
+    """The cells rank × length of a frame, those that diverged, and those whose mean loss_final is ≤ ln 2."""
+
+    ranks: list[int]
+    lengths: list[int]
+    diverged: set[tuple[int, int]]
+    below: np.ndarray
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> Grid:
+        diverged = {(int(run["rank"]), int(run["length"])) for run in frame.attrs.get("diverged", ())}
+        ranks = sorted({int(rank) for rank in frame["rank"]} | {rank for rank, _ in diverged})
+        lengths = sorted({int(length) for length in frame["length"]} | {length for _, length in diverged})
+        final = _means(frame, "loss_final", ranks, lengths)
+        return cls(ranks=ranks, lengths=lengths, diverged=diverged, below=final <= SATURATED)
+
+    def size(self) -> tuple[float, float]:
+        """Width and height of one map with its labels, in inches."""
+        return 2.4 + 0.62 * max(len(self.lengths), 6), 1.75 + 0.42 * max(len(self.ranks), 5)
+
+
+def draw_grid(
+    made: Figure, axes: Axes, frame: pd.DataFrame, metric: Metric, grid: Grid, ln_vocab: float | None = None
+) -> bool:
+    """One map with its colour key; returns whether cells are missing."""
+    ranks, lengths = grid.ranks, grid.lengths
+    table = _means(frame, metric.column, ranks, lengths)
     table = 100 * table if metric.bounded else table
     rows, columns = table.shape
-    with style.look():
-        made = style.figure(2.4 + 0.62 * max(columns, 6), 1.75 + 0.42 * max(rows, 5))
-        axes = made.add_subplot()
-        for side in axes.spines.values():
-            side.set_visible(False)
-        top = 100 if metric.bounded else max(float(np.nanmax(table)), SATURATED, 1.02 * (ln_vocab or 0.0))
-        shown = mpl.colormaps[metric.palette]
-        image = axes.pcolormesh(table, cmap=shown, vmin=0, vmax=top, edgecolors="white", linewidth=1.2)
-        for i in range(rows):
-            for j in range(columns):
-                if np.isfinite(table[i, j]):
-                    _number(axes, i, j, table[i, j], metric, shown(table[i, j] / top))
-                else:
-                    _absent(axes, i, j, (ranks[i], lengths[j]) in diverged)
-        below = final <= SATURATED
-        _outline(axes, below)
-        axes.set_xticks(np.arange(columns) + 0.5, [style.short(length) for length in lengths])
-        axes.set_yticks(np.arange(rows) + 0.5, [str(rank) for rank in ranks])
-        axes.tick_params(length=0)
-        axes.set_xlabel("length ℓ (answer tokens)")
-        axes.set_ylabel("LoRA rank r")
-        axes.set_title(metric.title, fontsize=12.5)
-        bar = made.colorbar(image, ax=axes, pad=0.02, fraction=0.05, aspect=28)
-        bar.set_label(metric.unit)
-        bar.outline.set_visible(False)  # type: ignore[operator]
-        if not metric.bounded:
-            bar.ax.axhline(SATURATED, color=style.ACCENT, lw=2)
-            if ln_vocab is not None:
-                bar.ax.axhline(ln_vocab, color="white", lw=1.6, ls=":")
-                bar.set_label(f"{metric.unit}   (dotted: uniform guess, ln V = {ln_vocab:.2f})", fontsize=8.5)
-        _legend(made, bool(below.any()), bool(np.isnan(table).any()))
-    return made
+    for side in axes.spines.values():
+        side.set_visible(False)
+    top = 100 if metric.bounded else max(float(np.nanmax(table)), SATURATED, 1.02 * (ln_vocab or 0.0))
+    shown = mpl.colormaps[metric.palette]
+    image = axes.pcolormesh(table, cmap=shown, vmin=0, vmax=top, edgecolors="white", linewidth=1.2)
+    for i in range(rows):
+        for j in range(columns):
+            if np.isfinite(table[i, j]):
+                _number(axes, i, j, table[i, j], metric, shown(table[i, j] / top))
+            else:
+                _absent(axes, i, j, (ranks[i], lengths[j]) in grid.diverged)
+    _outline(axes, grid.below)
+    axes.set_xticks(np.arange(columns) + 0.5, [style.short(length) for length in lengths])
+    axes.set_yticks(np.arange(rows) + 0.5, [str(rank) for rank in ranks])
+    axes.tick_params(length=0)
+    axes.set_xlabel("length ℓ (answer tokens)")
+    axes.set_ylabel("LoRA rank r")
+    axes.set_title(metric.title, fontsize=12.5)
+    bar = made.colorbar(image, ax=axes, pad=0.02, fraction=0.05, aspect=28)
+    bar.set_label(metric.unit)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    if not metric.bounded:
+        bar.ax.axhline(SATURATED, color=style.ACCENT, lw=2)
+        if ln_vocab is not None:
+            bar.ax.axhline(ln_vocab, color="white", lw=1.6, ls=":")
+            bar.set_label(f"{metric.unit}   (dotted: uniform guess, ln V = {ln_vocab:.2f})", fontsize=8.5)
+    return bool(np.isnan(table).any())
+
+
+def _means(frame: pd.DataFrame, column: str, ranks: list[int], lengths: list[int]) -> np.ndarray:
+    means = frame.groupby(["rank", "length"])[column].mean().astype(float)
+    return means.unstack().reindex(index=ranks, columns=lengths).to_numpy()
 
 
 def _number(axes: Axes, i: int, j: int, value: float, metric: Metric, colour: tuple[float, ...]) -> None:
@@ -133,7 +162,7 @@ def _outline(axes: Axes, inside: np.ndarray) -> None:
         axes.plot([j, j + 1], [i, i], **edge)
 
 
-def _legend(made: Figure, outlined: bool, missing: bool) -> None:
+def legend(made: Figure, outlined: bool, missing: bool) -> None:
     entries = []
     if outlined:
         words = "final loss at or below ln 2 = 0.693"

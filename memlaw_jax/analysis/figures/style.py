@@ -124,6 +124,17 @@ def log_ticks(axes: Axes, which: str, values: Sequence[float]) -> None:
     getattr(axes, f"set_{which}lim")(values[0] / pad, values[-1] * pad)
 
 
+def log_positions(axes: Axes, which: str, last: float, above: float | None = None) -> None:
+    """A logarithmic axis of positions that count from 1, up to `last`; a tick at `above`, beyond it, says "none"."""
+    axis = getattr(axes, f"{which}axis")
+    getattr(axes, f"set_{which}scale")("log")
+    steps = [k * 10**n for n in range(9) for k in (1, 2, 5) if k * 10**n <= last]
+    ticks = steps if len(steps) <= 10 else steps[::3]
+    axis.set_major_locator(FixedLocator([*ticks, *([] if above is None else [above])]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: "none" if value == above else short(round(value))))
+    axis.set_minor_locator(NullLocator())
+
+
 def log_nats(axes: Axes, low: float, high: float) -> None:
     """A logarithmic y axis in nats with plain numbers, the denser the shorter it is."""
     axes.set_yscale("log")

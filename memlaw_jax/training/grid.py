@@ -1,0 +1,232 @@
+"""The cells of a sweep: which there are, how they are grouped and run, and what is kept of each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from memlaw_jax.models import Base, LoraConfig
+from memlaw_jax.readout import recall
+from memlaw_jax.results import SCHEMA, cell_id, commit, versions
+from memlaw_jax.tasks import Encoded, HasHeldout, Sample, pad
+from memlaw_jax.training.cell import Cell, Outcome
+from memlaw_jax.training.checkpoint import Checkpoints
+from memlaw_jax.training.lanes import train_cells
+from memlaw_jax.training.logging import Watcher
+from memlaw_jax.training.method import Method
+from memlaw_jax.training.order import Curriculum
+from memlaw_jax.training.placement import Placement
+from memlaw_jax.training.protocol import CUSTOM
+from memlaw_jax.training.sweep_config import SweepConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedCell:
+    """One cell of the grid with its id and everything its record says before it is run."""
+
+    id: str
+    cell: Cell
+    method: Method
+    length: int | None
+
+
+class Grid:
+    """The grid of one config on one base."""
+
+    def __init__(self, base: Base, config: SweepConfig):
+        self.base, self.config = base, config
+        self.task = config.made_task()
+        self.placement = Placement()
+        self.dataset = self.task.fingerprint(base.tokenizer)
+        self.encoded = {length: self._encode(length) for length in config.lengths}
+        self.heldout = self._heldout()
+        self.identity = {
+            "model": base.fingerprint,
+            "dtype": base.dtype,
+            "task": self.task.name,
+            "dataset": self.dataset,
+            "lora": self._lora_identity(),
+            "optim": self._optim_identity(),
+        }
+        # Two lengths can ask for the same records, and an axis can name a value twice: each cell is run once.
+        self.cells = list({cell.id: cell for cell in self._plan()}.values())
+
+    def work(self, cells: list[PlannedCell]) -> int:
+        """Optimiser steps times tokens read a step: what the progress bar counts."""
+        return sum(self._cell_work(cell) for cell in cells)
+
+    def run(
+        self, todo: list[PlannedCell], checkpoints: Checkpoints | None, watch: Watcher | None
+    ) -> Iterator[tuple[PlannedCell, Outcome]]:
+        """Trains the cells, those of one data set and curriculum together, ranks and methods side by side."""
+        groups: dict[tuple[int | None, Curriculum | None], list[PlannedCell]] = {}
+        for cell in todo:
+            groups.setdefault((cell.length, cell.method.curriculum), []).append(cell)
+        for (length, curriculum), group in groups.items():
+            by_name = {cell.cell.name: cell for cell in group}
+            encoded = self.encoded[length]
+
+            def listen(cell: Cell, step: int, metrics: Any, encoded: Encoded = encoded) -> None:
+                if watch:
+                    watch.stepped(cell, step, metrics, self._step_work(encoded) * len(metrics.loss))
+
+            outcomes = train_cells(
+                self.base,
+                encoded,
+                [cell.cell for cell in group],
+                optim=self.config.optim,
+                curriculum=curriculum,
+                stop=self.config.stop,
+                lanes=self.config.lanes,
+                steps_per_dispatch=self.config.steps_per_dispatch,
+                placement=self.placement,
+                checkpoints=checkpoints,
+                listen=listen,
+            )
+            for outcome in outcomes:
+                yield by_name[outcome.cell.name], outcome
+
+    def saved(self, planned: PlannedCell, outcome: Outcome) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The cell's line in `results.jsonl` and its per-token arrays."""
+        adapter = outcome.adapter(self.base)
+        record, tokens = self._record(planned, outcome), self._tokens(planned, outcome)
+        alive = outcome.stopped != "diverged"
+        if self.config.decode and alive:
+            from memlaw_jax.readout import free_run
+
+            free = free_run(self.base, adapter, self.encoded[planned.length])
+            record["token_accuracy_free"] = free.token_accuracy
+            tokens["free_right"] = free.right[outcome.final.mask]
+        if self.heldout and alive:
+            report = recall(self.base, adapter, self.heldout)
+            record["heldout"] = {
+                "samples": len(report.keys),
+                "loss": report.loss,
+                "token_accuracy": report.token_accuracy,
+                "exact_match": report.exact_match,
+            }
+        return record, tokens
+
+    def _record(self, planned: PlannedCell, outcome: Outcome) -> dict[str, Any]:
+        cell, final = planned.cell, outcome.final
+        return {
+            "schema": SCHEMA,
+            "cell_id": planned.id,
+            "implementation": "memlaw_jax",
+            "protocol": self.config.protocol or CUSTOM,
+            "model": self.base.name,
+            "task": self.task.name,
+            "dataset": self.dataset,
+            "method": planned.method.name,
+            "objective": planned.method.describe(),
+            "rank": cell.lora.rank,
+            "alpha": cell.lora.alpha,
+            "init": cell.lora.init,
+            "dropout": cell.lora.dropout,
+            "targets": list(cell.lora.targets),
+            "layers": list(cell.lora.adapted_layers(self.base.config)),
+            "effective_parameters": cell.lora.effective_parameters(self.base.config),
+            "length": int(final.mask.sum()),
+            "samples": len(final.keys),
+            "vocab_size": self.base.config.vocab_size,
+            "seed": cell.seed,
+            "learning_rate": cell.learning_rate,
+            "schedule": self.config.optim.schedule,
+            "batch_size": self.config.optim.batch(len(final.keys)),
+            "optimizer": self.config.optim.describe(),
+            "steps": outcome.steps,
+            "token_visits": outcome.token_visits,
+            "stopped": outcome.stopped,
+            "loss_initial": outcome.initial.loss,
+            "loss_final": final.loss,
+            "token_accuracy": final.token_accuracy,
+            "exact_match": final.exact_match,
+            "p_min": final.p_min,
+            "fraction_above_half": final.fraction_above_half,
+            "first_failure": final.first_failure,
+            "seconds": round(outcome.seconds, 3),
+            "precision": {"frozen": self.base.dtype, "adapter": self.config.optim.state},
+            "device": jax.devices()[0].device_kind,
+            "mesh": self.placement.describe(),
+            "versions": versions(),
+            "started": outcome.started,
+            "git": commit(),
+        }
+
+    def _tokens(self, planned: PlannedCell, outcome: Outcome) -> dict[str, Any]:
+        """Of counted tokens only, sample after sample."""
+        mask = outcome.final.mask
+        labels = self.encoded[planned.length].labels[mask]
+        text = {int(token): self.base.tokenizer.decode([int(token)]) for token in np.unique(labels)}
+        return {
+            "nats_initial": outcome.initial.nats[mask],
+            "nats": outcome.final.nats[mask],
+            "right": outcome.final.right[mask],
+            "sample": mask.nonzero()[0].astype(np.int32),
+            "labels": labels,
+            "pieces": np.array([text[int(token)] for token in labels]),
+            "loss_history": outcome.history.loss,
+        }
+
+    def _plan(self) -> Iterator[PlannedCell]:
+        config = self.config
+        for length, encoded in self.encoded.items():
+            for method in config.made_methods():
+                for seed in config.seeds:
+                    for rate in config.learning_rates or (config.optim.learning_rate,):
+                        for rank in sorted(config.ranks):
+                            lora = dataclasses.replace(config.lora, rank=rank)
+                            lora.check(self.base.config)
+                            yield self._planned(lora, seed, rate, method, length, encoded)
+
+    def _planned(
+        self, lora: LoraConfig, seed: int, rate: float, method: Method, length: int | None, encoded: Encoded
+    ) -> PlannedCell:
+        axes = {
+            "rank": lora.rank, "length": encoded.answer_tokens, "method": method.identity, "seed": seed, "rate": rate,
+        }  # fmt: skip
+        if self.config.stop != "budget":
+            axes["stop"] = self.config.stop
+        name = cell_id(self.identity | axes)
+        described = f"{method.name}-r{lora.rank}-l{encoded.answer_tokens}-s{seed}-lr{rate:g}-{name}"
+        cell = Cell(lora=lora, seed=seed, learning_rate=rate, objective=method.objective, name=described)
+        return PlannedCell(id=name, cell=cell, method=method, length=length)
+
+    def _encode(self, length: int | None) -> Encoded:
+        limit = self.base.config.max_positions
+        samples = self.task.samples(self.base.tokenizer, length, max_length=limit)
+        return pad(samples, pad_id=self.base.pad_id)
+
+    def _heldout(self) -> list[Sample]:
+        if not isinstance(self.task, HasHeldout):
+            return []
+        return self.task.heldout_samples(self.base.tokenizer, max_length=self.base.config.max_positions)
+
+    def _lora_identity(self) -> dict[str, Any]:
+        lora = self.config.lora
+        layers = list(lora.adapted_layers(self.base.config))
+        return {
+            "targets": list(lora.targets),
+            "layers": layers,
+            "alpha": lora.alpha,
+            "init": lora.init,
+            "dropout": lora.dropout,
+        }
+
+    def _optim_identity(self) -> dict[str, Any]:
+        values = dataclasses.asdict(self.config.optim)
+        return {key: value for key, value in values.items() if key != "learning_rate"}
+
+    def _step_work(self, encoded: Encoded) -> int:
+        samples, width = encoded.tokens.shape
+        return self.config.optim.batch(samples) * width
+
+    def _cell_work(self, cell: PlannedCell) -> int:
+        encoded = self.encoded[cell.length]
+        samples = len(encoded.tokens)
+        return self.config.optim.total_steps(samples, cell.method.curriculum) * self._step_work(encoded)

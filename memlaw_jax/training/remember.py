@@ -1,0 +1,158 @@
+"""One adapter that recalls the user's records: a sweep of one cell at a time, the rank doubled until it fits."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from memlaw_jax.models import Adapter, Base, LoraConfig, init_adapter, load_adapter
+from memlaw_jax.readout import recall
+from memlaw_jax.tasks import Task, pad
+from memlaw_jax.training.logging import Watcher
+from memlaw_jax.training.optim import OptimConfig
+from memlaw_jax.training.sweep import ADAPTERS, run_sweep
+from memlaw_jax.training.sweep_config import SweepConfig
+
+if TYPE_CHECKING:
+    from memlaw_jax.analysis import Law
+
+ADAPTER = "adapter"
+STILL_FALLING = 0.9  # of the loss a fifth of the steps earlier
+MOSTLY = 0.9  # share of the tokens above ½ that leaves a few stubborn ones
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remembered:
+    """The adapter that was kept (also in `directory`), the record of its training, and those of all ranks tried."""
+
+    adapter: Adapter
+    directory: Path
+    record: dict[str, Any]
+    tried: list[dict[str, Any]]
+    loss_history: Any
+
+
+def remember(
+    base: Base,
+    task: Task,
+    out: str | os.PathLike[str],
+    *,
+    lora: LoraConfig,
+    rank: int | None = None,
+    method: Any = "sft",
+    optim: OptimConfig,
+    seed: int = 0,
+    law: Law | None = None,
+    watch: Watcher | None = None,
+) -> Remembered:
+    """Trains until every answer token has p > ½ or the steps are spent; the same call goes on with a stopped one.
+
+    Args:
+      rank: None tries ranks one after the other, each twice the last, until one recalls everything. It begins where
+        `law` predicts that nothing of the loss is left, or without a law where the adapter has a parameter a token.
+      lora: everything but the rank.
+
+    Raises:
+      UserError: data or settings that do not fit the model, or a folder that belongs to something else.
+    """
+    ranks = [rank] if rank is not None else list(_doubling(base, task, lora, law))
+    records: list[dict[str, Any]] = []
+    for wanted in ranks:
+        config = SweepConfig(
+            task=task,
+            model=base.name,
+            dtype=base.dtype,
+            ranks=(wanted,),
+            methods=(method,),
+            seeds=(seed,),
+            lora=lora,
+            optim=optim,
+            stop="recalled",
+            adapters=True,
+            lanes=1,
+        )
+        records += run_sweep(base, config, out, watch).records
+        if records[-1]["exact_match"] == 1.0:
+            break
+    kept = max(records, key=lambda record: (record["exact_match"], record["token_accuracy"], -record["rank"]))
+    directory = Path(out)
+    adapter = load_adapter(directory / ADAPTERS / kept["cell_id"])
+    adapter.save(directory / ADAPTER)
+    return Remembered(
+        adapter=adapter,
+        directory=directory / ADAPTER,
+        record=kept,
+        tried=records,
+        loss_history=_loss_history(directory, kept["cell_id"]),
+    )
+
+
+def _doubling(base: Base, task: Task, lora: LoraConfig, law: Law | None) -> Iterator[int]:
+    """1, 2, 4, … from the first that may fit up to the width of the narrowest target."""
+    widest = min(min(base.config.linear_shape(target)) for target in lora.targets)
+    encoded = pad(task.samples(base.tokenizer, None, max_length=base.config.max_positions), pad_id=base.pad_id)
+    loss = _loss(base, lora, encoded) if law else 0.0
+    rank, fits = 1, False
+    while rank <= widest:
+        if law:
+            fits = fits or law.predict(rank, encoded.answer_tokens) >= loss
+        else:
+            wide = dataclasses.replace(lora, rank=rank)
+            fits = fits or wide.effective_parameters(base.config) >= encoded.answer_tokens
+        if fits or 2 * rank > widest:
+            yield rank
+        rank *= 2
+
+
+def _loss(base: Base, lora: LoraConfig, encoded: Any) -> float:
+    """Nats per answer token before any training: what a fresh adapter, whose B is zero, scores."""
+    one = dataclasses.replace(lora, rank=1)
+    fresh = Adapter(
+        lora=one,
+        layers=one.adapted_layers(base.config),
+        weights=init_adapter(base.config, one, jax.random.key(0)),
+        model=base.name,
+        model_fingerprint=base.fingerprint,
+    )
+    return recall(base, fresh, encoded).loss
+
+
+def _loss_history(directory: Path, cell: str) -> Any:
+    import numpy as np
+
+    from memlaw_jax.results.store import TOKENS
+
+    with np.load(directory / TOKENS / f"{cell}.npz") as arrays:
+        return arrays["loss_history"]
+
+
+def advice(found: Remembered, widest: int) -> list[str]:
+    """What would help an adapter that does not recall everything, the likeliest first, each with its evidence."""
+    record, losses = found.record, found.loss_history
+    if record["exact_match"] == 1.0:
+        return []
+    if record["stopped"] == "diverged":
+        return [f"a smaller --learning-rate than {record['learning_rate']:g}: the training diverged"]
+    hints = []
+    fifth = max(1, len(losses) // 5)
+    before, after = float(losses[-2 * fifth : -fifth].mean()), float(losses[-fifth:].mean())
+    if after < STILL_FALLING * before:
+        hints.append(f"more --steps than {record['steps']}: the loss was still falling, {before:.3g} to {after:.3g} "
+                     "nats over the last two fifths")  # fmt: skip
+    below = round((1 - record["fraction_above_half"]) * record["length"])
+    if record["method"] == "sft" and record["fraction_above_half"] >= MOSTLY:
+        hints.append(f"--method memft-ot: it trains on the {below} of {record['length']} tokens that are below ½ alone")
+    if 2 * record["rank"] <= widest:
+        share = record["effective_parameters"] / record["length"]
+        hints.append(f"a higher --rank than {record['rank']}, which has {share:.0f} parameters an answer token")
+    else:
+        hints.append(f"more --layers or --targets: rank {record['rank']} is as wide as {', '.join(record['targets'])}")
+    if record["samples"] == 1:
+        hints.append("shorter pieces: greedy decoding is lost after the first wrong token of a record")
+    return hints

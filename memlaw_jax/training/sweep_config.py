@@ -1,0 +1,90 @@
+"""The settings of a sweep: the YAML of `memlaw sweep`, checked."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import pydantic
+from pydantic import Field
+
+from memlaw_jax.errors import UserError
+from memlaw_jax.models import LoraConfig
+from memlaw_jax.settings import Count, PathText, Seed, settings
+from memlaw_jax.tasks import Task, make_task
+from memlaw_jax.training.cell import Stop
+from memlaw_jax.training.lanes import LANES, STEPS_PER_DISPATCH
+from memlaw_jax.training.method import METHODS, Method, make_method
+from memlaw_jax.training.optim import OptimConfig, Positive
+from memlaw_jax.training.protocol import PROTOCOLS, Name
+
+
+@settings
+class SweepConfig:
+    """The YAML of `memlaw sweep`.
+
+    Attributes:
+      model: `embedded`, a Hugging Face directory or a hub id.
+      dtype: of the frozen weights and activations; losses are float32, adapters what `optim.state` says.
+      task: `kind` and the task's own settings; from Python also a `Task`.
+      lengths: answer tokens ℓ; null is everything the task has.
+      ranks: LoRA ranks, in place of `lora.rank`.
+      methods: by name, or mappings with `kind` and settings (`training.method`).
+      learning_rates: a grid axis in place of `optim.learning_rate`.
+      protocol: `paper` or `standard`: fixes and fills in settings of `lora`, `optim` and `seeds` (`training.protocol`).
+      lanes: the most adapters trained at once, rounded up to a multiple of the devices.
+      steps_per_dispatch: optimiser steps between two looks of the host.
+      stop: `recalled` ends a cell once every answer token has p > ½; `budget` never does.
+      decode: whether finished cells are decoded greedily, for token accuracy without the true tokens before it.
+      adapters: whether the adapters themselves are kept, in `adapters/<cell_id>`.
+      out: the results folder.
+    """
+
+    label: ClassVar[str] = "config"
+
+    task: Any
+    ranks: Annotated[tuple[Count, ...], Field(min_length=1)]
+    protocol: Name | None = None
+    model: str = "embedded"
+    dtype: str = "float32"
+    lengths: Annotated[tuple[Count | None, ...], Field(min_length=1)] = (None,)
+    methods: Annotated[tuple[Any, ...], Field(min_length=1)] = ("sft",)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    lora: LoraConfig = LoraConfig()
+    optim: OptimConfig = OptimConfig(steps=400)
+    lanes: Count = LANES
+    steps_per_dispatch: Count = STEPS_PER_DISPATCH
+    stop: Stop = "budget"
+    decode: bool = False
+    adapters: bool = False
+    out: PathText | None = None
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _by_protocol(cls, given: Any) -> Any:
+        """Fills in what a protocol says."""
+        values = getattr(given, "kwargs", None) or {}
+        protocol = values.get("protocol")
+        if isinstance(protocol, str) and protocol in PROTOCOLS:
+            return PROTOCOLS[protocol].fill(values)
+        return given
+
+    def __post_init__(self) -> None:
+        self.made_task()
+        methods = self.made_methods()
+        if self.protocol is not None:
+            PROTOCOLS[self.protocol].check(self.protocol, self.lora, self.optim, methods)
+
+    def made_task(self) -> Task:
+        """The task itself."""
+        return self.task if isinstance(self.task, Task) else make_task(self.task)
+
+    def made_methods(self) -> tuple[Method, ...]:
+        """The methods themselves."""
+        known = PROTOCOLS[self.protocol].methods if self.protocol else METHODS
+        made: dict[str, Method] = {}
+        for spec in self.methods:
+            method = make_method(spec, known)
+            if made.setdefault(method.name, method) != method:
+                raise UserError(f"two different methods are called {method.name}; give one of them another `name`.")
+        return tuple(made.values())
