@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import warnings
@@ -138,6 +139,10 @@ def stack(adapters: Sequence[Adapter]) -> tuple[AdapterWeights, Float[Array, " N
         ):
             if one != other:
                 raise UserError(f"adapters of one call share their {what}, but these have {one} and {other}.")
-    padded = [pad_rank(adapter.weights, rank) for adapter in adapters]
     scales = jnp.asarray([adapter.lora.scale for adapter in adapters], jnp.float32)
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *padded), scales
+    return _stacked([adapter.weights for adapter in adapters], rank), scales
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _stacked(trees: list[AdapterWeights], rank: int) -> AdapterWeights:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[pad_rank(weights, rank) for weights in trees])

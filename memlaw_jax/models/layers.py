@@ -109,8 +109,9 @@ class Attention(nn.Module):
             self.put_variable("fresh", "k", k)
             self.put_variable("fresh", "v", v)
         if self.has_variable("cache", "k"):
-            cached = self.get_variable("cache", "k"), self.get_variable("cache", "v")
-            mixed = attend_cached(q[:, 0], k[:, 0], v[:, 0], *cached, positions[:, 0], cfg.sliding_window)
+            old_k: Array = self.get_variable("cache", "k")
+            old_v: Array = self.get_variable("cache", "v")
+            mixed = attend_cached(q[:, 0], k[:, 0], v[:, 0], old_k, old_v, positions[:, 0], cfg.sliding_window)
         else:
             mixed = attend(q, k, v, valid, cfg.sliding_window)
         return LoraDense(cfg.hidden_size, False, self.dropout, name="o_proj")(mixed.reshape(*x.shape[:-1], -1))

@@ -53,5 +53,6 @@ class MemFTOT:
         self, scores: TokenScores, mask: Bool[Array, "B A"], state: State = ()
     ) -> tuple[Float[Array, "B A"], State]:
         """1 for each trained token that is not above the threshold."""
-        hard = mask & (as_compared(scores.nats, self.losses) > -math.log(self.threshold))
+        # Written so that a loss that is no number keeps its weight, and is seen in the mean.
+        hard = mask & ~(as_compared(scores.nats, self.losses) <= -math.log(self.threshold))
         return settled(hard.astype(jnp.float32), mask, self.when_empty), state

@@ -35,8 +35,9 @@ class MemFTSW:
     """w = σ(κ(L − (−ln θ))) · d, with d = exp(−max(t − a, 0)/τ) up to the end of a window that begins at the first
     wrong arg-max a, and a floor behind it; without an error d = 1 (paper, section on MemFT; PAPER.md, section 4).
 
-    Once a has not moved for `patience` steps, each further one stretches the window by `expansion` of its size, up to
-    `cap` times; when a moves it has its first size again. Defaults are the release's constants.
+    From the `patience`-th repeat of the same a on, each stretches the window by `expansion` of its first size, up to
+    `cap` times; when a moves, or there is none, the window has its first size again. Defaults are the release's
+    constants.
 
     Attributes:
       threshold: θ, the probability that a token must exceed.

@@ -50,13 +50,13 @@ def weighted_loss(nats: Float[Array, "B A"], weights: Float[Array, "B A"]) -> Fl
     """Σ w·L / Σ w in nats, 0 where no weight is left; no gradient through the weights."""
     weights = jax.lax.stop_gradient(weights)
     total = weights.sum()
-    return jnp.where(weights > 0, weights * nats, 0.0).sum() / jnp.where(total > 0, total, 1.0)
+    return jnp.where(weights == 0, 0.0, weights * nats).sum() / jnp.where(total == 0, 1.0, total)
 
 
 def settled(weights: Float[Array, "B A"], mask: Bool[Array, "B A"], when_empty: WhenEmpty) -> Float[Array, "B A"]:
     """The weights, or where they amount to nothing what `when_empty` says: plain SFT, or none."""
     instead = mask.astype(weights.dtype) if when_empty == "sft" else jnp.zeros_like(weights)
-    return jnp.where(weights.sum() > EMPTY, weights, instead)
+    return jnp.where(weights.sum() <= EMPTY, instead, weights)
 
 
 def as_compared(nats: Float[Array, "*B"], dtype: LossDtype) -> Float[Array, "*B"]:

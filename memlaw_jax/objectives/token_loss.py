@@ -34,4 +34,4 @@ def token_scores(hidden: Float[Array, "*B A D"], head: Float[Array, "D V"], labe
     # The first index of the largest as a minimum: XLA vectorises this on a CPU, and not its argmax.
     index = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     first = jnp.where(largest, index, logits.shape[-1]).min(axis=-1)
-    return TokenScores(nats=nats, right=first == labels)
+    return TokenScores(nats=nats, right=(first == labels) & (labels < logits.shape[-1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from memlaw_jax.models import Adapter, Base, Cut, LoraConfig, scaled, spread, stack
+from memlaw_jax.models import Adapter, Base, LoraConfig, scaled, spread, stack
 from memlaw_jax.models.base import DTYPES
 from memlaw_jax.models.lora import AdapterWeights
 
@@ -20,7 +21,7 @@ OneOrMany = Adapter | Sequence[Adapter] | None
 class Adapters:
     """N adapters of the same targets and layers, stacked; the base without one counts as one, with no weights.
 
-    `lora` is the first one's settings: of the ranks and scales, those in `weights` and `scales` hold.
+    Their ranks are padded to the largest; `lora` is the first one's settings, which say what is adapted, and where.
     """
 
     lora: LoraConfig | None
@@ -30,7 +31,11 @@ class Adapters:
 
     @classmethod
     def of(cls, base: Base, adapters: OneOrMany) -> Adapters:
-        """Raises UserError: an adapter that does not fit the base, or adapters that differ in targets or layers."""
+        """Checks and stacks them.
+
+        Raises:
+          UserError: an adapter that does not fit the base, or adapters that differ in targets or layers.
+        """
         if adapters is None:
             return cls(lora=None, layers=(), weights={}, scales=jnp.ones(1))
         several = [adapters] if isinstance(adapters, Adapter) else list(adapters)
@@ -39,14 +44,16 @@ class Adapters:
         weights, scales = stack(several)
         return cls(lora=several[0].lora, layers=several[0].layers, weights=weights, scales=scales)
 
-    def cut(self, base: Base) -> Cut:
-        """Where they allow the base to be cut."""
-        return Cut.of(base.config, self.lora)
-
     def everywhere(self, base: Base) -> AdapterWeights:
         """Weights `[L, N, …]` over every block of the base, alpha folded in, in the base's dtype."""
         if not self.weights:
             return {}
-        folded = jax.vmap(scaled)(self.weights, self.scales)
-        placed = jax.vmap(lambda own: spread(own, self.layers, base.config.num_layers), out_axes=1)(folded)
-        return jax.tree.map(lambda leaf: leaf.astype(DTYPES[base.dtype]), placed)
+        return _everywhere(self.weights, self.scales, self.layers, base.config.num_layers, base.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _everywhere(
+    weights: AdapterWeights, scales: Float[Array, " N"], layers: tuple[int, ...], num_layers: int, dtype: str
+) -> AdapterWeights:
+    placed = jax.vmap(lambda own, scale: spread(scaled(own, scale), layers, num_layers), out_axes=1)(weights, scales)
+    return jax.tree.map(lambda leaf: leaf.astype(DTYPES[dtype]), placed)

@@ -154,9 +154,7 @@ def _continue(
     def alive(live: Bool[Array, "N B"], token: Int[Array, "N B"], step: Int[Array, ""] | int) -> Bool[Array, "N B"]:
         return live & (step + 1 < counts) & ~(token[..., None] == stops).any(axis=-1)
 
-    def written(
-        result: Int[Array, "N B C"], token: Int[Array, "N B"], slots: Int[Array, "N B"]
-    ) -> Int[Array, "N B C"]:
+    def written(result: Int[Array, "N B C"], token: Int[Array, "N B"], slots: Int[Array, "N B"]) -> Int[Array, "N B C"]:
         return result.at[jnp.arange(lanes)[:, None], jnp.arange(batch), slots].set(token)
 
     token, cache = jax.vmap(begin, in_axes=(1, 0), out_axes=(0, 1))(lora, starts)

@@ -11,14 +11,12 @@ from memlaw_jax.models import Adapter, Base
 from memlaw_jax.readout.adapters import Adapters, OneOrMany
 from memlaw_jax.readout.decode import continue_texts
 from memlaw_jax.readout.metrics import FreeRun
-from memlaw_jax.readout.recall import Records, encode, recall
+from memlaw_jax.readout.recall import Records, encode, verified
 from memlaw_jax.readout.sampling import Sampling
 
 
 @overload
-def free_run(
-    base: Base, adapters: Adapter | None, records: Records, sampling: Sampling | None = None
-) -> FreeRun: ...
+def free_run(base: Base, adapters: Adapter | None, records: Records, sampling: Sampling | None = None) -> FreeRun: ...
 @overload
 def free_run(
     base: Base, adapters: Sequence[Adapter], records: Records, sampling: Sampling | None = None
@@ -28,9 +26,9 @@ def free_run(
 ) -> FreeRun | list[FreeRun]:
     """Decodes the answers of records from their prompts and compares them with the true ones, position by position.
 
-    Greedy decoding starts where teacher-forced verification first fails, since it says the truth until there
-    (DESIGN.md, idea 9); samples that are recalled whole need none. An answer is decoded to its true length, past any
-    end token.
+    Greedy decoding starts where teacher-forced verification first fails, since it says the true tokens until there
+    (DESIGN.md, idea 9); samples that are recalled whole are not decoded. An answer is decoded to its true length, past
+    any end token.
 
     Args:
       adapters, records: as in `recall`.
@@ -46,8 +44,7 @@ def free_run(
     lengths = encoded.answer_mask.sum(axis=1)
     known = np.zeros((len(group.scales), len(lengths)), np.int64)
     if sampling is None:
-        reports = recall(base, adapters, encoded)
-        failures = np.stack([own.first_failures for own in (reports if isinstance(reports, list) else [reports])])
+        failures = np.stack([report.first_failures for report in verified(base, group, encoded)])
         known = np.where(failures < 0, lengths, failures)
     starts = encoded.answer_index[:, 0] + 1 + known
     texts = continue_texts(base, group, encoded.tokens, starts, lengths - known, sampling)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
-from memlaw_jax.models import Adapter, Base, upper_weights
+from memlaw_jax.models import Adapter, Base, Cut, upper_weights
 from memlaw_jax.readout.adapters import Adapters, OneOrMany
 from memlaw_jax.readout.batch import prepare
 from memlaw_jax.readout.metrics import RecallReport
@@ -31,14 +31,18 @@ def recall(base: Base, adapters: OneOrMany, records: Records) -> RecallReport | 
     Raises:
       UserError: an adapter or a record that does not fit the base.
     """
-    group, encoded = Adapters.of(base, adapters), encode(base, records)
-    cut = group.cut(base)
+    reports = verified(base, Adapters.of(base, adapters), encode(base, records))
+    return reports if isinstance(adapters, Sequence) else reports[0]
+
+
+def verified(base: Base, group: Adapters, encoded: Encoded) -> list[RecallReport]:
+    """The reports of adapters that are known to fit."""
+    cut = Cut.of(base.config, group.lora)
     upper, data = upper_weights(base.config, base.params, cut), prepare(base, encoded, cut)
-    reports = [
+    return [
         RecallReport(nats=nats, right=right, mask=encoded.answer_mask, keys=encoded.keys)
         for nats, right in zip(*verify(base.config, cut, upper, data, group.weights, group.scales), strict=True)
     ]
-    return reports if isinstance(adapters, Sequence) else reports[0]
 
 
 def encode(base: Base, records: Records) -> Encoded:

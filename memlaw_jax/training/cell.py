@@ -17,7 +17,7 @@ from memlaw_jax.objectives import Objective, Sft
 from memlaw_jax.readout import RecallReport
 from memlaw_jax.training.step import Metrics
 
-Stop = Literal["budget", "recalled"]
+Stop = Literal["budget", "recalled", "certain"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +59,8 @@ class History:
 class Outcome:
     """A finished cell.
 
-    `stopped` is `budget`, `recalled` (every answer token has p > ½), or `diverged` (a loss that is no finite number or
-    has no gradient). `seconds` is the cell's share of the dispatches it took part in, `token_visits` the answer tokens
+    `stopped` is `budget`, `recalled` (before it), or `diverged` (a loss that is no finite number or has no gradient).
+    `seconds` is the cell's share of the dispatches it took part in, `token_visits` the answer tokens
     it trained on.
     """
 

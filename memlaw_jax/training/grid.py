@@ -141,6 +141,7 @@ class Grid:
             "optimizer": self.config.optim.describe(),
             "steps": outcome.steps,
             "token_visits": outcome.token_visits,
+            "stop": self.config.stop,
             "stopped": outcome.stopped,
             "loss_initial": outcome.initial.loss,
             "loss_final": final.loss,
@@ -170,6 +171,7 @@ class Grid:
             "sample": mask.nonzero()[0].astype(np.int32),
             "labels": labels,
             "pieces": np.array([text[int(token)] for token in labels]),
+            "keys": np.array(outcome.final.keys),
             "loss_history": outcome.history.loss,
         }
 

@@ -41,7 +41,8 @@ def train_cells(
 
     Args:
       encoded: the data set; its fixed shape is what the step is compiled for.
-      stop: `recalled` ends a cell, at the end of a dispatch, once every answer token has p > ½.
+      stop: `recalled` ends a cell, at the end of a dispatch, once every sample is recalled word for word; `certain`
+        once every answer token has p > ½ as well, where no rounding breaks it.
       checkpoints: where lanes in training are saved now and then, and found again by the names of their cells.
       listen: called after each dispatch with a cell, its first step in that dispatch, and `[K]` metrics.
 

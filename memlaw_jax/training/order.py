@@ -50,10 +50,10 @@ class Curriculum:
 
     def active(self, ratio: float, samples: int, batch: int) -> int:
         """Samples that a stage reads each epoch."""
-        count = int(samples * ratio)
+        count = math.floor(samples * ratio + 1e-9)  # 0.7 · 90 is 63, not 62.99…
         if self.drop_last:
             count -= count % batch
-        return max(batch, count)
+        return min(max(batch, count), samples)
 
 
 @dataclass(frozen=True, kw_only=True)

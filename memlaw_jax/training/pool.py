@@ -54,10 +54,11 @@ class _Running:
         dead = (last.gradient_norm == 0) & (last.objective > NO_LOSS)
         return bool(np.isfinite(last.objective).all() and np.isfinite(last.loss).all() and not dead.any())
 
-    def seems_recalled(self, steps: int) -> bool:
-        """Whether every answer token of the last `steps` steps was above ½."""
-        seen = np.concatenate([np.zeros(0), *(part.above_half for part in self.metrics[-steps:])])[-steps:]
-        return len(seen) == steps and bool((seen == 1.0).all())
+    def seems(self, stop: Stop, steps: int) -> bool:
+        """Whether the last `steps` steps, an epoch, saw what `stop` waits for."""
+        parts = [part.above_half if stop == "certain" else part.exact_match for part in self.metrics[-steps:]]
+        seen = np.concatenate([np.zeros(0), *parts])[-steps:]
+        return stop != "budget" and len(seen) == steps and bool((seen == 1.0).all())
 
 
 class Pool:
@@ -186,16 +187,15 @@ class Pool:
         """Takes lanes out whose steps are spent, that diverged, or that recall everything where that ends them."""
         epoch = math.ceil(self.samples / self.batch)
         ended = {i for i, lane in enumerate(self.running) if lane and (lane.done >= self.total or not lane.alive())}
-        hopeful = {
-            i for i, lane in enumerate(self.running) if self.stop == "recalled" and lane and lane.seems_recalled(epoch)
-        }
+        hopeful = {i for i, lane in enumerate(self.running) if lane and lane.seems(self.stop, epoch)}
         if not ended | hopeful:
             return
         reports = self._verify()
         for i in sorted(ended | hopeful):
             lane, final = self.running[i], reports[i]
             assert lane is not None
-            recalled = i in hopeful and final.fraction_above_half == 1.0
+            reached = final.fraction_above_half if self.stop == "certain" else final.exact_match
+            recalled = i in hopeful and reached == 1.0
             if i not in ended and not recalled:
                 continue
             # the last update itself can blow up, which only the verification sees

@@ -73,7 +73,7 @@ def remember(
             seeds=(seed,),
             lora=lora,
             optim=optim,
-            stop="recalled",
+            stop="certain",
             adapters=True,
             lanes=1,
         )

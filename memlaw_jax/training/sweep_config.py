@@ -33,7 +33,8 @@ class SweepConfig:
       protocol: `paper` or `standard`: fixes and fills in settings of `lora`, `optim` and `seeds` (`training.protocol`).
       lanes: the most adapters trained at once, rounded up to a multiple of the devices.
       steps_per_dispatch: optimiser steps between two looks of the host.
-      stop: `recalled` ends a cell once every answer token has p > ½; `budget` never does.
+      stop: `recalled` ends a cell once all its samples are recalled word for word, `certain` once every answer token
+        has p > ½ as well, `budget` when its steps are spent.
       decode: whether finished cells are decoded greedily, for token accuracy without the true tokens before it.
       adapters: whether the adapters themselves are kept, in `adapters/<cell_id>`.
       out: the results folder.

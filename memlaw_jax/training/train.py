@@ -27,7 +27,7 @@ def train(
 
     Args:
       records: what to remember, in any form that `readout.encode` takes.
-      stop: `recalled` ends the training once every answer token has p > ½.
+      stop: when to end before the steps are spent: see `train_cells`.
 
     Raises:
       UserError: a record or a setting that does not fit the model.

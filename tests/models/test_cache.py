@@ -57,9 +57,12 @@ def at_the_same_places(logits: Any) -> np.ndarray:
     return np.take_along_axis(np.asarray(logits), places[..., None], axis=1)
 
 
-@pytest.mark.parametrize("name", tiny.CASES)
+@pytest.mark.parametrize("name", ["qwen3", "llama3-old-schema", "qwen2-sliding-tied", "mistral"])
 def test_cached_logits_are_those_of_the_whole_text(name: str, model: Callable[..., Model]) -> None:
-    """Every family; rows that start at different positions; an adapter that changes keys and values."""
+    """Norms, biases, windows, scaled positions; rows that start apart; an adapter that changes keys and values.
+
+    (tests/readout has every family.)
+    """
     made = model(name)
     own = random_adapter(made.config, LORA, 1)
     lora = spread(scaled(own, LORA.scale), LORA.adapted_layers(made.config), made.config.num_layers)

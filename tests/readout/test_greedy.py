@@ -11,7 +11,6 @@ import pytest
 
 from memlaw_jax.errors import UserError
 from memlaw_jax.models import Adapter, Base, Cut, LoraConfig, upper_weights
-from memlaw_jax.objectives import Sft
 from memlaw_jax.readout import batch, recall, verify
 from memlaw_jax.tasks import Encoded, Sample, pad
 from memlaw_jax.training import Cell, OptimConfig, Outcome, train_cells

@@ -23,17 +23,17 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 @given(
-    logits=st.lists(st.floats(-8, 8, width=32), min_size=1, max_size=12),
-    temperature=st.sampled_from([0.3, 1.0, 2.5]),
-    top_k=st.none() | st.integers(1, 14),
+    quarters=st.lists(st.integers(-32, 32), min_size=8, max_size=8),  # exact in float32, and often tied
+    temperature=st.sampled_from([0.5, 1.0, 2.0]),
+    top_k=st.none() | st.integers(1, 9),
     top_p=st.floats(0.05, 1.0),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_kept_tokens_are_the_smallest_set(
-    logits: list[float], temperature: float, top_k: int | None, top_p: float
+    quarters: list[int], temperature: float, top_k: int | None, top_p: float
 ) -> None:
     """By brute force: the k largest with their ties; of those, the fewest whose probability reaches p."""
-    raw = np.array(logits, np.float32)
+    raw = np.array(quarters, np.float32) / 4
     found = np.asarray(kept_logits(jnp.array(raw), Sampling(temperature=temperature, top_k=top_k, top_p=top_p)))
     kept, warm = np.isfinite(found), raw / np.float32(temperature)
     allowed = warm >= np.sort(warm)[-min(top_k or len(raw), len(raw))]

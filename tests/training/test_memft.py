@@ -136,16 +136,18 @@ def test_a_curriculum_trains_as_written_out_and_counts_its_visits(base: Base, bo
     assert outcome.token_visits == sum(int(tokens[row]) for step in rows for row in step)
 
 
-def test_recalled_ends_a_cell_and_no_other(base: Base, book: Encoded) -> None:
+@pytest.mark.parametrize("stop", ["recalled", "certain"])
+def test_a_cell_ends_once_it_recalls_and_no_other_does(base: Base, book: Encoded, stop: Any) -> None:
     fast, slow = cell("sft"), dataclasses.replace(cell("sft", seed=2), learning_rate=1e-5, name="slow")
     optim = OptimConfig(steps=200, schedule="constant")
     options: dict[str, Any] = {"optim": optim, "steps_per_dispatch": 10}
-    stopped = lab.run(base, book, [fast, slow], stop="recalled", **options)
+    stopped = lab.run(base, book, [fast, slow], stop=stop, **options)
     whole = lab.run(base, book, [fast, slow], **options)
     assert stopped["sft"].stopped == "recalled" and stopped["sft"].steps < 200
-    assert stopped["sft"].final.fraction_above_half == 1.0 and stopped["sft"].final.exact_match == 1.0
-    # not a dispatch later than the first one at whose last step everything was above ½
-    done = np.flatnonzero(whole["sft"].history.above_half == 1.0)[0]
+    final, history = stopped["sft"].final, whole["sft"].history
+    assert final.exact_match == 1.0 and (final.fraction_above_half == 1.0 or stop == "recalled")
+    # a dispatch later at most than the first step that saw it
+    done = np.flatnonzero((history.exact_match if stop == "recalled" else history.above_half) == 1.0)[0]
     assert stopped["sft"].steps <= 10 * (done // 10 + 2)
     assert (stopped["slow"].stopped, stopped["slow"].steps) == ("budget", 200)
     assert_identical(stopped["slow"], whole["slow"])
