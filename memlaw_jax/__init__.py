@@ -17,24 +17,32 @@ if TYPE_CHECKING:
     from memlaw_jax.analysis import Law, fit_law
     from memlaw_jax.interop import from_peft, to_peft
     from memlaw_jax.models import Adapter, Base, LoraConfig, load_adapter, load_base
-    from memlaw_jax.objectives import Sft
-    from memlaw_jax.readout import RecallReport
-    from memlaw_jax.tasks import LongContext, PhoneBook, RecordsTask, read_records
-    from memlaw_jax.training import OptimConfig, SweepConfig, sweep, train
+    from memlaw_jax.objectives import MemFTOT, MemFTSW, Sft
+    from memlaw_jax.readout import FreeRun, RecallReport, Sampling, decode, free_run
+    from memlaw_jax.tasks import LinearRule, LongContext, PhoneBook, RecordsTask, read_records
+    from memlaw_jax.training import Curriculum, OptimConfig, SweepConfig, sweep, train
 
 _HOMES = {
     "Adapter": "models",
     "Base": "models",
+    "Curriculum": "training",
+    "FreeRun": "readout",
     "Law": "analysis",
+    "LinearRule": "tasks",
     "LongContext": "tasks",
     "LoraConfig": "models",
+    "MemFTOT": "objectives",
+    "MemFTSW": "objectives",
     "OptimConfig": "training",
     "PhoneBook": "tasks",
     "RecallReport": "readout",
     "RecordsTask": "tasks",
+    "Sampling": "readout",
     "Sft": "objectives",
     "SweepConfig": "training",
+    "decode": "readout",
     "fit_law": "analysis",
+    "free_run": "readout",
     "from_peft": "interop",
     "load_adapter": "models",
     "load_base": "models",

@@ -11,11 +11,11 @@ import warnings
 from collections.abc import Sequence
 from types import FrameType
 
-from memlaw_jax.cli import compare, demo, export, fit, recall, remember, sweep
+from memlaw_jax.cli import compare, demo, export, fit, microscope, recall, remember, sweep
 from memlaw_jax.errors import UserError
 from memlaw_jax.version import __version__
 
-COMMANDS = (demo, sweep, fit, remember, recall, export, compare)
+COMMANDS = (demo, sweep, fit, microscope, remember, recall, export, compare)
 
 
 class _Parser(argparse.ArgumentParser):

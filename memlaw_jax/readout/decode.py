@@ -58,6 +58,8 @@ def decode(
       UserError: an adapter that does not fit, or a prompt that is empty, too long or not of this vocabulary.
     """
     group = Adapters.of(base, adapters)
+    if not isinstance(tokens, int) and len(tokens) != len(prompts):
+        raise UserError(f"tokens has {len(tokens)} numbers for {len(prompts)} prompts; give one for each, or one.")
     counts = np.broadcast_to(np.asarray(tokens, np.int32), len(prompts))
     starts = np.array([len(prompt) for prompt in prompts], np.int32)
     _check(base, prompts, starts, counts)

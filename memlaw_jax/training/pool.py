@@ -7,7 +7,7 @@ import functools
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,6 +93,7 @@ class Pool:
         self.data = placement.replicate(prepare(base, encoded, self.program.cut))
         self.upper = placement.replicate(upper_weights(base.config, base.params, self.program.cut))
         self.running: list[_Running | None] = [None] * self.count
+        self.saved: dict[str, tuple[Any, dict[str, Any]]] = {}  # arrays and notes of cells to go on with
         self.answer_tokens = encoded.answer_mask.sum(axis=1)
         # Idle lanes hold an adapter of zeros with no steps to do; with that a lane scores as the base does.
         idle = self._new_lane(jax.tree.map(jnp.zeros_like, self._fresh(cells[0])))
@@ -124,9 +125,8 @@ class Pool:
     def _refill(self) -> None:
         for i, lane in enumerate(self.running):
             if lane is None and self.queue:
-                cell = self.queue.popleft()
-                self.running[i] = _Running(cell=cell, order=self._order(cell))
-                self.lanes = _put(self.lanes, self._new_lane(self._fresh(cell)), i)
+                self.running[i], begun = self._begun(self.queue.popleft())
+                self.lanes = _put(self.lanes, begun, i)
         self.settings = self._settings()
 
     def _settings(self) -> LaneSettings:
@@ -216,40 +216,44 @@ class Pool:
             )
 
     def _snapshot(self) -> tuple[Any, dict[str, Any]]:
-        """Everything that training goes on from: the lanes in use, and what the host keeps of them."""
-        arrays, notes = {}, {}
+        """Everything that training goes on from: the lanes in use, and what the host keeps of them.
+
+        A lane is saved at its own rank and with its own objective's memory alone, since the pool that goes on with it
+        may have other ranks and objectives beside it.
+        """
+        kept = dict(self.saved)
         for i, lane in enumerate(self.running):
             if lane and lane.done:
-                name = lane.cell.name
-                state = serialization.to_state_dict(jax.tree.map(lambda leaf, i=i: leaf[i], self.lanes))
-                arrays[name] = {"lane": state, "history": dataclasses.asdict(lane.history())}
-                kept = ("started", "done", "seconds", "token_visits")
-                notes[name] = {key: getattr(lane, key) for key in kept} | {"rank": lane.cell.lora.rank}
-        return arrays, notes
+                own = _resized(jax.tree.map(lambda leaf, i=i: leaf[i], self.lanes), trim_rank, lane.cell.lora.rank)
+                own = dataclasses.replace(own, memory=own.memory[self.objectives.index(lane.cell.objective)])
+                arrays = {"lane": serialization.to_state_dict(own), "history": dataclasses.asdict(lane.history())}
+                note = {key: getattr(lane, key) for key in ("started", "done", "seconds", "token_visits")}
+                kept[lane.cell.name] = arrays, note
+        return {name: arrays for name, (arrays, _) in kept.items()}, {name: note for name, (_, note) in kept.items()}
 
     def _restore(self, saved: Saved) -> None:
-        """Puts saved lanes whose cells are in the queue back to where they were."""
-        waiting = {cell.name: cell for cell in self.queue}
-        free = iter(range(self.count))
-        for name, note in saved.notes.items():
-            cell = waiting.get(name)
-            i = None if cell is None else next(free, None)
-            if cell is None or i is None:
-                continue
-            self.queue.remove(cell)
-            note = dict(note)
-            rank = note.pop("rank")
-            lane: Lane = serialization.from_state_dict(self._new_lane(self._fresh(cell)), saved.arrays[name]["lane"])
-            first, second = (self._repadded(tree, rank) for tree in (lane.moments.first, lane.moments.second))
-            moments = dataclasses.replace(lane.moments, first=first, second=second)
-            lane = dataclasses.replace(lane, weights=self._repadded(lane.weights, rank), moments=moments)
-            running = _Running(cell=cell, order=self._order(cell), **note)
-            running.metrics.append(Metrics(**saved.arrays[name]["history"]))
-            self.running[i] = running
-            self.lanes = _put(self.lanes, lane, i)
+        """Keeps the saved lanes of cells in the queue until a lane is free for each."""
+        names = {cell.name for cell in self.queue}
+        self.saved = {name: (saved.arrays[name], note) for name, note in saved.notes.items() if name in names}
 
-    def _repadded(self, weights: AdapterWeights, rank: int) -> AdapterWeights:
-        return pad_rank(trim_rank(weights, rank), self.rank)
+    def _begun(self, cell: Cell) -> tuple[_Running, Lane]:
+        """A cell at its first step, or where it was when it was saved."""
+        fresh, order = self._new_lane(self._fresh(cell)), self._order(cell)
+        if cell.name not in self.saved:
+            return _Running(cell=cell, order=order), fresh
+        arrays, note = self.saved.pop(cell.name)
+        place = self.objectives.index(cell.objective)
+        own = serialization.from_state_dict(dataclasses.replace(fresh, memory=fresh.memory[place]), arrays["lane"])
+        memory = (*fresh.memory[:place], own.memory, *fresh.memory[place + 1 :])
+        lane = _resized(dataclasses.replace(own, memory=memory), pad_rank, self.rank)
+        return _Running(cell=cell, order=order, metrics=[Metrics(**arrays["history"])], **note), lane
+
+
+def _resized(lane: Lane, change: Callable[[AdapterWeights, int], AdapterWeights], rank: int) -> Lane:
+    """A lane whose adapter and moments are padded or trimmed to a rank."""
+    first, second = change(lane.moments.first, rank), change(lane.moments.second, rank)
+    moments = dataclasses.replace(lane.moments, first=first, second=second)
+    return dataclasses.replace(lane, weights=change(lane.weights, rank), moments=moments)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

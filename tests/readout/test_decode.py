@@ -223,6 +223,7 @@ def test_mistakes_are_told(base: Base, samples: list[Sample]) -> None:
         ([], 1, "at least one"),
         ([(1,), ()], 1, "prompt 1 is empty"),
         ([(1,)], 0, "tokens is 0"),
+        ([(1,)], [1, 2], "2 numbers for 1"),
         ([(1,), (2, 97)], 1, "token 97"),
         ([(1,), (2, -1)], 1, "token -1"),
         ([(1,), (2,)], [1, 256], "prompt 1 .* 257"),

@@ -14,6 +14,7 @@ from memlaw_jax.analysis.figures.curves import draw_curves
 from memlaw_jax.analysis.figures.decoupling import draw_decoupling
 from memlaw_jax.analysis.figures.failing import draw_failures, draw_order
 from memlaw_jax.analysis.figures.heat import METRICS, draw_heat
+from memlaw_jax.analysis.figures.methods import draw_methods
 from memlaw_jax.analysis.figures.microscope import draw_microscope
 from memlaw_jax.analysis.figures.positions import draw_positions
 from memlaw_jax.analysis.figures.recall import draw_recall
@@ -30,6 +31,7 @@ __all__ = [
     "draw_decoupling",
     "draw_failures",
     "draw_heat",
+    "draw_methods",
     "draw_microscope",
     "draw_order",
     "draw_positions",
