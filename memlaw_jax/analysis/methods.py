@@ -56,6 +56,7 @@ class Methods:
     none. Differences are method − reference.
 
     Attributes:
+      names: the methods, the reference first.
       means: of each task, length, measure, rank and method over its `runs`; intervals clipped to [0, 1], or to p ≤ 1.
       differences: the same cells, over `pairs`, with wins, ties and losses among them.
       pooled: of each task, length, measure and method, over its `ranks` in transition (those where method and reference
@@ -73,6 +74,7 @@ class Methods:
     """
 
     reference: str
+    names: tuple[str, ...]
     early: str
     late: str
     tolerance: float | None
@@ -86,11 +88,6 @@ class Methods:
     unmatched: tuple[dict[str, Any], ...]
     unpaired: tuple[dict[str, Any], ...]
     diverged: tuple[dict[str, Any], ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The methods, the reference first."""
-        return (self.reference, *dict.fromkeys(name for name in self.means["method"] if name != self.reference))
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON types; null where a number is not known."""
@@ -132,19 +129,22 @@ def compare_methods(
             f"nothing can be compared with {reference}: the token visits of all {len(unmatched)} other runs are more "
             f"than {100 * (tolerance or 0):g} % from its own; train for as many, or pass tolerance=None"
         )
+    names = tuple(dict.fromkeys(others["method"]))
     has_partner = runs["pair"].isin(runs.loc[runs["method"] == reference, "pair"])
     means, leaders, differences, pooled, crossing = ([] for _ in range(5))
     for measure, head, part in _each(runs):
         means += [head | row for row in _means(part, measure)]
         part = part[has_partner[part.index]]
         leaders += [head | row for row in _leaders(part)]
-        for method in dict.fromkeys(others["method"]):
+        for method in names:
             rows, over = _against(part, measure, reference, method)
             differences += [head | {"rank": rank, "method": method} | row for rank, row in rows.items()]
             pooled += [head | {"method": method} | over] if rows else []
-        crossing += [head | {"rank": rank} | row for rank, row in _against(part, measure, late, early)[0].items()]
+        if {early, late} <= set(part["method"]):
+            crossing += [head | {"rank": rank} | row for rank, row in _against(part, measure, late, early)[0].items()]
     return Methods(
         reference=reference,
+        names=(reference, *names),
         early=early,
         late=late,
         tolerance=tolerance,

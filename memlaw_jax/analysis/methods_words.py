@@ -81,14 +81,14 @@ def notes(found: Methods) -> list[str]:
         off = max(abs(run["token_visits"] / run["reference_visits"] - 1) for run in runs)
         said.append(
             f"Not compute-matched: {_count(len(runs), 'run')} of {method} left out, up to {100 * off:.2g} % from "
-            f"{found.reference}'s token visits ({100 * (found.tolerance or 0):g} % are allowed; ranks {_ranks(runs)})."
+            f"{found.reference}'s token visits ({100 * (found.tolerance or 0):g} % are allowed; {_ranks(runs)})."
         )
     if found.tolerance is None:
         said.append("Compute was not compared: token visits may differ.")
     for method, runs in _by_method(found.unpaired):
         said.append(f"{_count(len(runs), 'run')} of {method} without a run of {found.reference} to compare with.")
     for method, runs in _by_method(found.diverged):
-        said.append(f"{_count(len(runs), 'run')} of {method} diverged (ranks {_ranks(runs)}).")
+        said.append(f"{_count(len(runs), 'run')} of {method} diverged ({_ranks(runs)}).")
     incomplete = sorted({rank for row in found.pooled.to_dict("records") for rank in row["incomplete"]})
     if incomplete:
         said.append(f"Ranks that not every seed has are not averaged over: {', '.join(map(str, incomplete))}.")
@@ -159,8 +159,8 @@ def _pooled(row: dict[str, Any], name: str) -> str:
     tally = f"{row['wins']} won, {row['ties']} tied, {row['losses']} lost of {_count(row['pairs'], 'pair')}"
     if not row["ranks"]:
         return f"has no rank in transition ({tally})"
-    ranks = ", ".join(map(str, row["ranks"]))
-    return f"{_difference(row, name)} (ranks {ranks}; {_count(row['seeds'], 'seed')}; {tally})"
+    ranks = _ranks([{"rank": rank} for rank in row["ranks"]])
+    return f"{_difference(row, name)} ({ranks}; {_count(row['seeds'], 'seed')}; {tally})"
 
 
 def _method(row: dict[str, Any], name: str) -> str:

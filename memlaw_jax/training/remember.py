@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from memlaw_jax.models import Adapter, Base, LoraConfig, init_adapter, load_adapter
+from memlaw_jax.models import Adapter, Base, DecoderConfig, LoraConfig, init_adapter, load_adapter
 from memlaw_jax.readout import recall
 from memlaw_jax.tasks import Task, pad
 from memlaw_jax.training.logging import Watcher
@@ -94,20 +94,26 @@ def remember(
 
 
 def _doubling(base: Base, task: Task, lora: LoraConfig, law: Law | None) -> Iterator[int]:
-    """1, 2, 4, … from the first that may fit up to the width of the narrowest target."""
-    widest = min(min(base.config.linear_shape(target)) for target in lora.targets)
+    """1, 2, 4, … from the first that may fit, and at last the width of the narrowest target."""
+    widest = widest_rank(base.config, lora)
     encoded = pad(task.samples(base.tokenizer, None, max_length=base.config.max_positions), pad_id=base.pad_id)
     loss = _loss(base, lora, encoded) if law else 0.0
     rank, fits = 1, False
-    while rank <= widest:
+    while rank < widest:
         if law:
             fits = fits or law.predict(rank, encoded.answer_tokens) >= loss
         else:
             wide = dataclasses.replace(lora, rank=rank)
             fits = fits or wide.effective_parameters(base.config) >= encoded.answer_tokens
-        if fits or 2 * rank > widest:
+        if fits:
             yield rank
         rank *= 2
+    yield widest
+
+
+def widest_rank(config: DecoderConfig, lora: LoraConfig) -> int:
+    """The width of the narrowest target, above which a rank gains nothing."""
+    return min(min(config.linear_shape(target)) for target in lora.targets)
 
 
 def _loss(base: Base, lora: LoraConfig, encoded: Any) -> float:
@@ -133,26 +139,33 @@ def _loss_history(directory: Path, cell: str) -> Any:
 
 
 def advice(found: Remembered, widest: int) -> list[str]:
-    """What would help an adapter that does not recall everything, the likeliest first, each with its evidence."""
-    record, losses = found.record, found.loss_history
+    """What would help an adapter that does not recall everything, the likeliest first, each with its evidence.
+
+    Args:
+      widest: see `widest_rank`.
+    """
+    record, highest = found.record, max(record["rank"] for record in found.tried)
     if record["exact_match"] == 1.0:
         return []
     if record["stopped"] == "diverged":
         return [f"a smaller --learning-rate than {record['learning_rate']:g}: the training diverged"]
     hints = []
-    fifth = max(1, len(losses) // 5)
-    before, after = float(losses[-2 * fifth : -fifth].mean()), float(losses[-fifth:].mean())
-    if after < STILL_FALLING * before:
-        hints.append(f"more --steps than {record['steps']}: the loss was still falling, {before:.3g} to {after:.3g} "
-                     "nats over the last two fifths")  # fmt: skip
+    losses, fifth = found.loss_history, len(found.loss_history) // 5
+    if fifth:
+        before, after = float(losses[-2 * fifth : -fifth].mean()), float(losses[-fifth:].mean())
+        if after < STILL_FALLING * before:
+            hints.append(f"more --steps than {record['steps']}: the loss was still falling, from {before:.3g} nats to "
+                         f"{after:.3g} over the last two fifths")  # fmt: skip
     below = round((1 - record["fraction_above_half"]) * record["length"])
     if record["method"] == "sft" and record["fraction_above_half"] >= MOSTLY:
-        hints.append(f"--method memft-ot: it trains on the {below} of {record['length']} tokens that are below ½ alone")
-    if 2 * record["rank"] <= widest:
-        share = record["effective_parameters"] / record["length"]
-        hints.append(f"a higher --rank than {record['rank']}, which has {share:.0f} parameters an answer token")
+        hints.append(f"--method memft-ot: it trains on nothing but tokens that are below ½, here {below} of "
+                     f"{record['length']}")  # fmt: skip
+    if highest < widest:
+        share = record["effective_parameters"] / record["rank"] * highest / record["length"]
+        hints.append(f"a higher --rank than {highest}, which has {share:.2g} parameters an answer token")
     else:
-        hints.append(f"more --layers or --targets: rank {record['rank']} is as wide as {', '.join(record['targets'])}")
+        hints.append(f"more --layers or --targets: rank {highest} is as wide as {' and '.join(record['targets'])} "
+                     "can use")  # fmt: skip
     if record["samples"] == 1:
-        hints.append("shorter pieces: greedy decoding is lost after the first wrong token of a record")
+        hints.append("shorter records: greedy decoding is lost after the first wrong token of one")
     return hints
