@@ -67,6 +67,15 @@ def draw_all(
 
 
 def draw_sweep(frame: Source | Iterable[Source], out_dir: str | os.PathLike[str]) -> list[epath.Path]:
-    """Draw what needs no law, `recall.{png,svg}`, into a folder; nothing where every run diverged."""
-    frame = read_frame(frame)
-    return save(draw_recall(frame), files.folder(out_dir), "recall") if len(frame) else []
+    """Draw what needs no law, `recall.{png,svg}`, into a folder; one for each method where there are several.
+
+    Nothing where every run diverged.
+    """
+    frame, place = read_frame(frame), files.folder(out_dir)
+    methods = list(frame["method"].unique()) if "method" in frame.columns else []
+    if len(methods) < 2:
+        return save(draw_recall(frame), place, "recall") if len(frame) else []
+    written = []
+    for method in methods:
+        written += save(draw_recall(frame[frame["method"] == method]), place, f"recall_{method}".replace("-", "_"))
+    return written

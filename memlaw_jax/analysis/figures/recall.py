@@ -35,7 +35,7 @@ def draw_recall(frame: pd.DataFrame) -> Figure:
             axes.set_ylim(-0.03, 1.03)
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
             axes.set_ylabel(what)
-        panels[2].set_ylim(bottom=0)
+        panels[2].set_ylim(0, max(panels[2].get_ylim()[1], 1.1 * SATURATED))  # ln 2 is always in view
         panels[2].set_ylabel("nats per answer token")
         panels[2].axhline(SATURATED, color=style.ACCENT, lw=1.0, ls="--")
         panels[2].annotate("ln 2", (1.0, SATURATED), (-4, 3), xycoords=panels[2].get_yaxis_transform(),
