@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
-CONTRACT = "load_base LoraConfig train Sft MemFTOT MemFTSW OptimConfig sweep recall fit_law load_adapter to_peft from_peft UserError"
+CONTRACT = (
+    "load_base LoraConfig train Sft MemFTOT MemFTSW OptimConfig sweep recall fit_law load_adapter to_peft from_peft "
+    "UserError"
+)
 ROOMS = ("analysis", "interop", "models", "objectives", "readout", "results", "tasks", "training")
 
 

@@ -158,9 +158,15 @@ class Law:
             values["flags"] = Flags(**values["flags"])
             values["cells"] = tuple(CellFit(**cell) for cell in values["cells"])
             values["notes"], values["source"] = tuple(values["notes"]), tuple(values["source"])
-            return cls(**values)
+            law = cls(**values)
         except (KeyError, TypeError, AttributeError) as problem:
             raise UserError(f"the law is incomplete ({problem}); make it again with `memlaw fit`") from problem
+        if content.get("form") != FORM:
+            raise UserError(f"the law has another form ({content.get('form')}); make it again with `memlaw fit`")
+        for name in ("C", "c_ref", "alpha", "beta", "b", "rank_ref", "length_ref"):
+            if not isinstance(value := getattr(law, name), (int, float)):
+                raise UserError(f"the law's {name} is {value!r}, no number; make it again with `memlaw fit`")
+        return law
 
     def save(self, out: str | os.PathLike[str]) -> list[epath.Path]:
         """Write `law.json` and `fit_card.json` into a folder; returns their paths."""

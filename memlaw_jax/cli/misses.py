@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,11 +22,7 @@ _WIDTH = 28
 
 
 def checked(base: Base, adapter: Adapter, encoded: Encoded, *, bar: bool) -> tuple[RecallReport, FreeRun]:
-    """Verifies records, and decodes what is missed; with a progress bar on standard error.
-
-    Raises:
-      UserError: an adapter that does not fit; one of other weights is warned about, once.
-    """
+    """Verifies records, and decodes what is missed; with a progress bar on standard error."""
     from tqdm import tqdm
 
     from memlaw_jax.readout import FreeRun, RecallReport, free_run, recall
@@ -36,10 +31,7 @@ def checked(base: Base, adapter: Adapter, encoded: Encoded, *, bar: bool) -> tup
     size = math.ceil(samples / math.ceil(samples / ROWS))  # as even as they come
     reports, runs = [], []
     layout = "{desc} {percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left"
-    adapter.check(base.config)
-    adapter.check(base.config, base.fingerprint)
-    with warnings.catch_warnings(), tqdm(total=samples, bar_format=layout, leave=False, disable=not bar) as progress:
-        warnings.filterwarnings("ignore", "the adapter was trained on other weights")  # said before the bar
+    with tqdm(total=samples, bar_format=layout, leave=False, disable=not bar) as progress:
         progress.set_description_str("verifying")
         for start in range(0, samples, size):
             part = _rows(encoded, slice(start, start + size))

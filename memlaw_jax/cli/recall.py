@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from memlaw_jax.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Int
+
     from memlaw_jax.models import Adapter, Base
-    from memlaw_jax.readout import RecallReport, Sampling
+    from memlaw_jax.readout import Sampling
     from memlaw_jax.tasks import Encoded
 
 ANSWERS, SHOWN = 5, 200  # misses whose words are shown, and characters of each
@@ -58,7 +62,13 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     task = RecordsTask(path=args.data)
     base = load_base(args.model or adapter.model, args.dtype)
     encoded = encode(base, task.samples(base.tokenizer, None, max_length=base.config.max_positions))
-    report, free = checked(base, adapter, encoded, bar=not args.json)
+    adapter.check(base.config)
+    adapter.check(base.config, base.fingerprint)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the adapter was trained on other weights")  # said just now, before any bar
+        report, free = checked(base, adapter, encoded, bar=not args.json)
+        if args.decode == "sample":
+            drawn = _drawn(base, adapter, encoded, sampling, args.draws, bar=not args.json)
     missed, (low, high) = misses(base, encoded, report, free), report.interval()
     result: dict[str, Any] = {
         "records": len(report.keys), "answer_tokens": int(report.mask.sum()),
@@ -82,9 +92,16 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
             "tokens right, position by position."
         )
     if args.decode == "sample":
-        drawn, line = _sample(base, adapter, encoded, report, sampling, args.draws, bar=not args.json)
-        result["sampled"] = drawn
-        words.append(line)
+        chances = report.extraction(1)
+        result["sampled"] = [
+            {"record": key, "recalled": int(count), "draws": args.draws, "p_verbatim": finite(float(p))}
+            for key, count, p in zip(report.keys, drawn, chances, strict=True)
+        ]
+        words.append(
+            f"Drawn {args.draws} times: {drawn.mean() / args.draws:.1%} of the answers came back whole, "
+            f"{(drawn > 0).mean():.1%} of the records at least once. Drawn once from the whole distribution, a record "
+            f"comes back whole with a probability of {chances.mean():.1%} on average."
+        )
     if missed:
         words += ["", "Not recalled:", table(missed)]
         if args.decode == "greedy":
@@ -107,27 +124,17 @@ def _answers(missed: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _sample(
-    base: Base, adapter: Adapter, encoded: Encoded, report: RecallReport, sampling: Sampling, draws: int, *, bar: bool
-) -> tuple[list[dict[str, Any]], str]:
+def _drawn(
+    base: Base, adapter: Adapter, encoded: Encoded, sampling: Sampling, draws: int, *, bar: bool
+) -> Int[np.ndarray, " S"]:
     """How often each record comes back whole when it is drawn."""
     import numpy as np
     from tqdm import tqdm
 
-    from memlaw_jax.cli.misses import finite
     from memlaw_jax.readout import free_run
 
-    whole = np.zeros(len(report.keys), int)
+    whole = np.zeros(len(encoded.keys), int)
     for draw in tqdm(range(draws), desc="drawing", leave=False, disable=not bar):
         own = dataclasses.replace(sampling, seed=sampling.seed + draw)
         whole += free_run(base, adapter, encoded, own).recalled
-    chances = report.extraction(1)
-    entries = [
-        {"record": key, "recalled": int(count), "draws": draws, "p_verbatim": finite(float(p))}
-        for key, count, p in zip(report.keys, whole, chances, strict=True)
-    ]
-    return entries, (
-        f"Drawn {draws} times: {whole.mean() / draws:.1%} of the answers came back whole, {(whole > 0).mean():.1%} of "
-        f"the records at least once. Drawn once from the whole distribution, a record comes back whole with a "
-        f"probability of {chances.mean():.1%} on average."
-    )
+    return whole

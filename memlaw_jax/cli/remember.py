@@ -20,7 +20,7 @@ EXAMPLE = """examples:
 DATA has one {"query": ..., "target": ...} a line, or is a .txt or .md file, which is cut into parts. Training ends once
 every token of every target has a probability above ½. The same command again goes on where the last one was stopped.
 With `--rank auto` the rank is doubled until everything is recalled. It begins where the law, if one is given, says that
-the adapter may hold all of it, and otherwise where it has one parameter a token. Then check the adapter with
+the adapter may hold all of it, and otherwise where it has 8 parameters a token. Then check the adapter with
 `memlaw recall OUT/adapter --data DATA`."""
 
 
@@ -55,7 +55,7 @@ _ENDED = {
     "diverged": " of {steps}, when the training diverged",
 }
 METHODS_TEXT = "sft, memft-ot, memft-sw or memft-curriculum"
-DEFAULT_METHOD = "sft"
+DEFAULT_METHOD = "memft-ot"
 
 
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:

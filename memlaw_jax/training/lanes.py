@@ -53,6 +53,8 @@ def train_cells(
         return
     if len({(cell.lora.targets, cell.lora.layers, cell.lora.dropout) for cell in cells}) > 1:
         raise UserError("cells of other lora targets, layers or dropout cannot be trained in one batch; split them.")
+    if checkpoints and len({cell.name for cell in cells}) < len(cells):
+        raise UserError("cells that are saved in checkpoints are found again by their names; give each its own.")
     for cell in cells:
         cell.lora.check(base.config)
     try:

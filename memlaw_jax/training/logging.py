@@ -92,7 +92,7 @@ class Log:
     def begin(self, *, total: int, done: int, work: int) -> None:
         from tqdm import tqdm
 
-        self._total, self._done, self._status = total, done, ""
+        self._total, self._done, self._status = total, done, "compiling"
         layout = "{desc} {percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left"
         self._bar = tqdm(total=work, disable=not self._show, bar_format=layout, leave=False, smoothing=0.05)
         self._describe()
@@ -100,6 +100,7 @@ class Log:
     def stepped(self, cell: Cell, step: int, metrics: Metrics, work: int) -> None:
         if cell.name not in self._curves:
             self._curves[cell.name] = _Curve(self._directory / cell.name)
+            self._bar.update(work * step // len(metrics.loss))  # what it did before it was stopped
         writer = self._curves[cell.name]
         count = len(metrics.loss)
         for i in sorted({int(i) for i in np.linspace(0, count - 1, min(count, POINTS_PER_DISPATCH))}):

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax
-
-from memlaw_jax.models import Adapter, Base, DecoderConfig, LoraConfig, init_adapter, load_adapter
+from memlaw_jax.models import Adapter, Base, DecoderConfig, LoraConfig, load_adapter
 from memlaw_jax.readout import recall
 from memlaw_jax.tasks import Task, pad
 from memlaw_jax.training.logging import Watcher
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
     from memlaw_jax.analysis import Law
 
 ADAPTER = "adapter"
+PARAMETERS_A_TOKEN = 8  # where doubling begins without a law; fewer have recalled nothing that we tried
 STILL_FALLING = 0.9  # of the loss a fifth of the steps earlier
 MOSTLY = 0.9  # share of the tokens above ½ that leaves a few stubborn ones
 
@@ -55,7 +54,7 @@ def remember(
 
     Args:
       rank: None tries ranks one after the other, each twice the last, until one recalls everything. It begins where
-        `law` predicts that nothing of the loss is left, or without a law where the adapter has a parameter a token.
+        `law` predicts that nothing of the loss is left, or without a law where the adapter has 8 parameters a token.
       lora: everything but the rank.
 
     Raises:
@@ -97,14 +96,14 @@ def _doubling(base: Base, task: Task, lora: LoraConfig, law: Law | None) -> Iter
     """1, 2, 4, … from the first that may fit, and at last the width of the narrowest target."""
     widest = widest_rank(base.config, lora)
     encoded = pad(task.samples(base.tokenizer, None, max_length=base.config.max_positions), pad_id=base.pad_id)
-    loss = _loss(base, lora, encoded) if law else 0.0
+    loss = recall(base, None, encoded).loss if law else 0.0
     rank, fits = 1, False
     while rank < widest:
         if law:
             fits = fits or law.predict(rank, encoded.answer_tokens) >= loss
         else:
             wide = dataclasses.replace(lora, rank=rank)
-            fits = fits or wide.effective_parameters(base.config) >= encoded.answer_tokens
+            fits = fits or wide.effective_parameters(base.config) >= PARAMETERS_A_TOKEN * encoded.answer_tokens
         if fits:
             yield rank
         rank *= 2
@@ -114,19 +113,6 @@ def _doubling(base: Base, task: Task, lora: LoraConfig, law: Law | None) -> Iter
 def widest_rank(config: DecoderConfig, lora: LoraConfig) -> int:
     """The width of the narrowest target, above which a rank gains nothing."""
     return min(min(config.linear_shape(target)) for target in lora.targets)
-
-
-def _loss(base: Base, lora: LoraConfig, encoded: Any) -> float:
-    """Nats per answer token before any training: what a fresh adapter, whose B is zero, scores."""
-    one = dataclasses.replace(lora, rank=1)
-    fresh = Adapter(
-        lora=one,
-        layers=one.adapted_layers(base.config),
-        weights=init_adapter(base.config, one, jax.random.key(0)),
-        model=base.name,
-        model_fingerprint=base.fingerprint,
-    )
-    return recall(base, fresh, encoded).loss
 
 
 def _loss_history(directory: Path, cell: str) -> Any:
@@ -155,7 +141,7 @@ def advice(found: Remembered, widest: int) -> list[str]:
         before, after = float(losses[-2 * fifth : -fifth].mean()), float(losses[-fifth:].mean())
         if after < STILL_FALLING * before:
             hints.append(f"more --steps than {record['steps']}: the loss was still falling, from {before:.3g} nats to "
-                         f"{after:.3g} over the last two fifths")  # fmt: skip
+                         f"{after:.3g} over the last two fifths (into another --out)")  # fmt: skip
     below = round((1 - record["fraction_above_half"]) * record["length"])
     if record["method"] == "sft" and record["fraction_above_half"] >= MOSTLY:
         hints.append(f"--method memft-ot: it trains on nothing but tokens that are below ½, here {below} of "

@@ -88,4 +88,7 @@ class SweepConfig:
             method = make_method(spec, known)
             if made.setdefault(method.name, method) != method:
                 raise UserError(f"two different methods are called {method.name}; give one of them another `name`.")
+            twin = next(other for other in made.values() if other.describe() == method.describe())
+            if twin.name != method.name:
+                raise UserError(f"methods {twin.name} and {method.name} have the same settings; leave one of them out.")
         return tuple(made.values())

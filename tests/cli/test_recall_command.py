@@ -149,11 +149,10 @@ def test_sampling_says_how_often_and_its_seed_repeats(adapter: Path, whole: Path
         assert said.code == 0 and said.err == "", said.err
         return one_object(said.out)["sampled"]
 
-    cold = drawn("--temperature", 1e-3, "--draws", 3)  # as good as greedy
+    cold = drawn("--top-k", 1, "--draws", 3)  # is greedy
     assert [entry["recalled"] for entry in cold] == [3, 3, 3] and [entry["draws"] for entry in cold] == [3, 3, 3]
     assert [entry["record"] for entry in cold] == ["r0", "r1", "r2"]
     assert all(0 < entry["p_verbatim"] < 1 for entry in cold)
-    assert [entry["recalled"] for entry in drawn("--top-k", 1, "--draws", 2)] == [2, 2, 2]
     warm = drawn("--temperature", 0.3, "--draws", 20)
     assert 0 < sum(entry["recalled"] for entry in warm) < 60, warm
     assert drawn("--temperature", 0.3, "--draws", 20) == warm
@@ -210,10 +209,10 @@ def test_another_model_is_told(base: Base, adapter: Path, whole: Path, memlaw: M
 def test_records_beyond_one_pass_are_joined(
     base: Base, adapter: Path, broken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two at a time and one, and each report is on its own records."""
+    """Each report is on its own records."""
     encoded = encode(base, ml.RecordsTask(path=broken).samples(base.tokenizer, None))
     loaded = ml.load_adapter(adapter)
-    monkeypatch.setattr(miss_module, "ROWS", 2)
+    monkeypatch.setattr(miss_module, "ROWS", 1)
     report, free = miss_module.checked(base, loaded, encoded, bar=False)
     at_once = ml.recall(base, loaded, encoded)
     assert report.keys == at_once.keys == free.keys == ("r0", "r1", "r2")

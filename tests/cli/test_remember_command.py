@@ -148,12 +148,13 @@ def test_a_text_that_is_too_much_ends_with_the_misses_and_advice(
 
 
 def test_a_training_that_diverges_is_told_in_words_and_in_json(
-    data: Path, tiny_dir: Path, memlaw: Memlaw, tmp_path: Path
+    data: Path, tiny_dir: Path, kept: Kept, memlaw: Memlaw, tmp_path: Path
 ) -> None:
-    command = ["remember", data, "--model", tiny_dir, "--rank", 64, "--steps", 2, "--learning-rate", "1e38"]
+    kept(memlaw)  # the same program at another rate
+    command = ["remember", data, "--model", tiny_dir, "--rank", 16, "--steps", 300, "--learning-rate", "1e38"]
     said = memlaw(*command, "--out", tmp_path / "out")
-    assert said.code == 0 and "when the training diverged" in said.out and "nan" not in said.out
-    assert "What would help:\n  - a smaller --learning-rate than 1e+38" in said.out
+    assert said.code == 0 and "after 50 steps of 300, when the training diverged;" in said.out
+    assert "nan" not in said.out and "What would help:\n  - a smaller --learning-rate than 1e+38" in said.out
     found = one_object(memlaw(*command, "--out", tmp_path / "out", "--json").out)
     assert found["stopped"] == "diverged" and found["loss"] is None is found["misses"][0]["probability"]
     assert found["misses"][0]["tokens_below_half"] == 12
@@ -162,9 +163,9 @@ def test_a_training_that_diverges_is_told_in_words_and_in_json(
 # How the ranks are tried, with a training that takes no time.
 
 
-def test_without_a_law_the_rank_begins_at_a_parameter_a_token_and_ends_at_the_width(base: Base, data: Path) -> None:
+def test_without_a_law_the_rank_begins_at_8_parameters_a_token_and_ends_at_the_width(base: Base) -> None:
     """`mlp` has 128 parameters a rank and is 64 wide, k_proj has 4 · 112 and is 48 wide."""
-    few, many = ml.RecordsTask(path=data), ml.RecordsTask(records=[(f"{i}", "x" * 100) for i in range(6)])
+    few, many = ml.RecordsTask(records=[("0", "x" * 16)]), ml.RecordsTask(records=[("0", "x" * 100)])
     beyond = ml.RecordsTask(records=[(f"{i}", "x" * 100) for i in range(90)])
     mlp, keys = LoraConfig(), LoraConfig(targets=("k_proj", "q_proj"))
     assert (widest_rank(base.config, mlp), widest_rank(base.config, keys)) == (64, 48)
@@ -220,6 +221,7 @@ def test_the_smallest_that_recalls_all_is_kept_or_else_the_best(
 ) -> None:
     fake = Fake(base, ends)
     monkeypatch.setattr(sys.modules["memlaw_jax.training.remember"], "run_sweep", fake)
+    monkeypatch.setattr(sys.modules["memlaw_jax.training.remember"], "PARAMETERS_A_TOKEN", 1)
     task, optim = ml.RecordsTask(path=data), OptimConfig(steps=1)
     found = remember(base, task, tmp_path, lora=LoraConfig(), optim=optim)
     assert fake.ranks == tried == [record["rank"] for record in found.tried]
@@ -422,6 +424,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_in_the_middle_of_long_cells_goes_on_from_their_checkpoint(
     config: Path, tmp_path: Path, memlaw: Memlaw, python: str, child_environment: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from objectives.brute_force import RowMemory, only_threshold, sliding_window
 
 from memlaw_jax.models import Base, LoraConfig
 from memlaw_jax.objectives import MemFTOT, MemFTSW, Objective, Sft
 from memlaw_jax.tasks import Encoded
 from memlaw_jax.training import Cell, Curriculum, OptimConfig, Order, Outcome
-from objectives.brute_force import RowMemory, only_threshold, sliding_window
 from training import lab
 from training.test_lanes import assert_as_written_out, assert_identical, assert_same
 
@@ -94,7 +95,7 @@ def test_a_method_among_others_trains_as_written_out(
 
 def test_the_methods_really_differ_here(mixed: dict[str, Outcome]) -> None:
     losses = sorted((float(outcome.history.loss[-1]), name) for name, outcome in mixed.items())
-    apart = [b[0] - a[0] for a, b in zip(losses, losses[1:], strict=False)]
+    apart = [b[0] - a[0] for a, b in itertools.pairwise(losses)]
     assert min(apart) > 1e-3, losses
     active = {name: outcome.history.active for name, outcome in mixed.items()}
     assert (active["sft"] == 1).all() and (active["ot skip"] == 0).any() and (active["ot zero"] == 0).any()
