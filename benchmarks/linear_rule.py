@@ -1,14 +1,14 @@
 """Memory and generalisation of f(x, y) = 3x + 5y + 7 (the paper's Table 3), by SFT and MemFT, ranks 1 to 16.
 
-Memory is the share of the training pairs whose value greedy decoding gives back, generalisation that of 200 unseen ones.
-Three seeds: each draws its own pairs, adapter and order. The paper trains Qwen3-8B on 500 pairs; the embedded base is
-1600 times smaller, and the paper's bypass of one MLP holds no more than 117 of 500 at rank 16, so by default there are
-100 pairs with x and y below 32. `--linear` puts the adapter on every linear layer instead, with 500 pairs: there the
-whole model can change, and some of the rule is learned.
+Memory is the share of the training pairs whose value greedy decoding gives back, generalisation that of 200 unseen
+pairs. Three seeds: each draws its own pairs, adapter and order. The paper trains Qwen3-8B on 500 pairs; the embedded
+base is 1600 times smaller, and the paper's bypass of one MLP holds no more than 117 of 500 at rank 16, so by default
+there are 100 pairs with x and y below 32. `--linear` puts the adapter on every linear layer instead, with 500 pairs:
+there the whole model can change, and some of the rule is learned.
 Hardware: any CPU; the results in the repository are from 2 cores of an Intel Xeon.
 Time: about 10 minutes; with `--linear --seeds 0 --ranks 1 4 16` about as long.
-Expected: memory rises from 0 to 100 % with rank, a little sooner with MemFT; generalisation stays at a few per cent with
-the bypass. The paper's numbers stand beside ours.
+Expected: memory rises from 0 to 100 % with rank, a little sooner with MemFT; generalisation stays at a few per cent
+with the bypass. The paper's numbers stand beside ours.
 Command:
 
     python benchmarks/linear_rule.py
