@@ -171,7 +171,6 @@ class Grid:
             "sample": mask.nonzero()[0].astype(np.int32),
             "labels": labels,
             "pieces": np.array([text[int(token)] for token in labels]),
-            "keys": np.array(outcome.final.keys),
             "loss_history": outcome.history.loss,
         }
 
