@@ -6,7 +6,7 @@ decoding; and `served`, the adapters of `float32` decoded on the bfloat16 base, 
 an adapter is served in less precision than it was trained in. The question for each: which p of a token is enough for
 greedy decoding to get it right, given that everything before was right.
 Hardware: any CPU; the results in the repository are from 2 cores of an Intel Xeon.
-Time: about 12 minutes.
+Time: about 6 minutes.
 Expected: in float32 no token above ½ is missed. In bfloat16 a token a little above ½ could be.
 Command:
 
@@ -32,8 +32,8 @@ from memlaw_jax.training.logging import Log
 HERE = Path(__file__).parent
 TASKS: dict[str, list[str]] = {
     "phonebook": [],
-    "text": ["task={kind: long_context, ratio: 0.0}", "lengths=[96, 192]", "optim.batch_size=null", "seeds=[0]"],
-    "random": ["task={kind: long_context, ratio: 1.0}", "lengths=[64, 128]", "optim.batch_size=null", "seeds=[0]"],
+    "text": ["task={kind: long_context, ratio: 0.0}", "lengths=[96, 192]", "optim.batch_size=null"],
+    "random": ["task={kind: long_context, ratio: 1.0}", "lengths=[64, 128]", "optim.batch_size=null"],
 }
 DTYPES = ("float32", "bfloat16")
 
