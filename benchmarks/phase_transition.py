@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from memlaw_jax.analysis import look_and_draw
 from memlaw_jax.cli.config import read_config
 from memlaw_jax.models import Base, load_adapter, load_base
 from memlaw_jax.readout import encode, free_run, recall
+from memlaw_jax.results import commit, now, versions
 from memlaw_jax.training import run_sweep
 from memlaw_jax.training.logging import Log
 
@@ -58,7 +60,8 @@ def main() -> None:
                 served[task] = serve(bases, config, results.records, out)
         _, _, words = look_and_draw([args.out / dtype / task for task in tasks], args.out / f"microscope_{dtype}")
         print(f"\n{dtype}\n{words}\n")
-    (args.out / "served_in_bfloat16.json").write_text(json.dumps(served, indent=1) + "\n")
+    told = {"command": " ".join(["python", *sys.argv]), "date": now(), "git": commit(), "versions": versions()}
+    (args.out / "served_in_bfloat16.json").write_text(json.dumps(told | served, indent=1) + "\n")
     print("float32 adapters, decoded on the bfloat16 base:")
     for task, found in served.items():
         print(f"  {task}: {describe(found)}")

@@ -20,7 +20,7 @@ from memlaw_jax.errors import UserError
 T = TypeVar("T")
 
 PathText = Annotated[str, BeforeValidator(lambda path: os.fspath(path) if isinstance(path, os.PathLike) else path)]
-Seed = Annotated[int, pydantic.Field(ge=0)]
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
 Count = Annotated[int, pydantic.Field(ge=1)]
 
 
@@ -51,8 +51,8 @@ def _user_error(cls: Any, error: ValidationError) -> UserError:
     label = getattr(cls, "label", cls.__name__)
     if first["type"] in ("unexpected_keyword_argument", "unexpected_positional_argument"):
         key, inside = first["loc"][-1] if first["loc"] else "", _type_at(cls, first["loc"][:-1])
-        allowed = ", ".join(item.name for item in dataclasses.fields(inside)) if inside else "none"
-        return UserError(f"{label} has no setting {where or key!r}; allowed are {allowed}.")
+        allowed = ", ".join(item.name for item in dataclasses.fields(inside)) if inside else ""
+        return UserError(f"{label} has no setting {where or key!r}; allowed are {allowed or 'none'}.")
     if first["type"] == "missing_keyword_only_argument" or first["type"] == "missing":
         return UserError(f"{label} needs a value for {where}.")
     return UserError(f"{label}: {where} is {first['input']!r}; {first['msg'][0].lower()}{first['msg'][1:]}.")

@@ -135,6 +135,6 @@ def _drawn(
 
     whole = np.zeros(len(encoded.keys), int)
     for draw in tqdm(range(draws), desc="drawing", leave=False, disable=not bar):
-        own = dataclasses.replace(sampling, seed=sampling.seed + draw)
+        own = dataclasses.replace(sampling, seed=(sampling.seed + draw) % 2**32)
         whole += free_run(base, adapter, encoded, own).recalled
     return whole

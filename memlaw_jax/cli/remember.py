@@ -90,6 +90,8 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     record, missed = found.record, misses(base, encoded, report, free)
     hints = advice(found, widest_rank(base.config, lora))
     seconds = round(time.perf_counter() - begun, 1)
+    check = ["memlaw", "recall", str(found.directory), "--data", str(args.data)]
+    check += [] if args.dtype == "float32" else ["--dtype", args.dtype]
     result = {
         "out": str(args.out), "adapter": str(found.directory), "rank": record["rank"], "method": method.name,
         "ranks_tried": [record["rank"] for record in found.tried], "steps": record["steps"],
@@ -121,7 +123,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         f"Adapter: {found.directory}",
         f"Records: {Path(args.out) / 'results.jsonl'}",
         f"Curves:  {Path(args.out) / 'tensorboard'} (for TensorBoard)",
-        f"Check:   {shlex.join(['memlaw', 'recall', str(found.directory), '--data', str(args.data)])}",
+        f"Check:   {shlex.join(check)}",
     ]
     return result, "\n".join(words)
 

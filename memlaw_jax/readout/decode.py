@@ -98,7 +98,8 @@ def continue_texts(
     lanes, slots = len(starts), texts.shape[1]
     width = min(slots, _rounded(starts[:, rows].max()))
     most = max(1, DECODE_SLOTS // (lanes * slots))
-    chunk = -(-len(rows) // -(-len(rows) // most))  # as even as they come
+    # a power of two, so that adapters with other numbers of rows to decode share a compiled program
+    chunk = min(most, 1 << (len(rows) - 1).bit_length())
     fixed = None if sampling is None else dataclasses.replace(sampling, seed=0)
     key = jax.random.key(0 if sampling is None else sampling.seed)
     weights, stops = group.everywhere(base), jnp.asarray(stop_ids, jnp.int32)

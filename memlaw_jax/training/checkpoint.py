@@ -78,6 +78,7 @@ class Checkpoints:
         """The latest checkpoint that can be read, or None; warns of those that cannot."""
         if not self.directory.exists():
             return None
+        self._orbax.wait()  # one of this process that is still being written would look torn
         for found in reversed(self._orbax.checkpoints):
             try:
                 notes = self._orbax.metadata(found.step).custom_metadata  # which `found` itself lacks

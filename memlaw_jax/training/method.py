@@ -28,7 +28,7 @@ class Method:
     @property
     def identity(self) -> Any:
         """What tells cells of this method from others; plain SFT is its name, as it was before there were others."""
-        return self.name if self == METHODS["sft"] else self.describe()
+        return "sft" if self.objective == Sft() and self.curriculum is None else self.describe()
 
 
 def _methods(*methods: Method) -> dict[str, Method]:
@@ -46,15 +46,15 @@ RELEASED = _methods(
     METHODS["sft"],
     Method(name="memft-ot", objective=MemFTOT.release()),
     Method(name="memft-sw", objective=MemFTSW.release()),
-    Method(name="memft-curriculum", objective=MemFTOT.release("skip"), curriculum=Curriculum()),
+    Method(name="memft-curriculum", objective=MemFTOT.release("skip"), curriculum=Curriculum(drop_last=True)),
 )
 
 
 def make_method(spec: Any, methods: Mapping[str, Method] = METHODS) -> Method:
     """A method from a config: a name, or a mapping with `kind` and settings.
 
-    The mapping changes the named method's settings; `curriculum` is true for the paper's, false for none, or its own
-    settings; `name` is what records say, by default the kind, with `+curriculum` where one was added.
+    The mapping changes the named method's settings; `curriculum` is true for the paper's, false for none, or settings
+    that change it; `name` is what records say, by default the kind, with `+curriculum` where one was added.
 
     Raises:
       UserError: an unknown method or setting.
@@ -66,6 +66,7 @@ def make_method(spec: Any, methods: Mapping[str, Method] = METHODS) -> Method:
         raise UserError(f"a method is {spec!r}; give one of {', '.join(methods)}, or a mapping with such a `kind`.")
     if values["kind"] not in methods:
         raise UserError(f"method {values['kind']!r} is unknown; allowed are {', '.join(methods)}.")
+    _check_words(values)
     start = methods[values["kind"]]
     changed = {key: value for key, value in values.items() if key not in ("kind", "name", "curriculum")}
     objective: Any = OBJECTIVES[start.objective.name](**(dataclasses.asdict(start.objective) | changed))  # type: ignore[call-overload]
@@ -77,11 +78,17 @@ def make_method(spec: Any, methods: Mapping[str, Method] = METHODS) -> Method:
     return Method(name=name, objective=objective, curriculum=curriculum)
 
 
+def _check_words(values: Mapping[Any, Any]) -> None:
+    if odd := [key for key in values if not isinstance(key, str)]:
+        raise UserError(f"a method's settings are words, not {', '.join(map(repr, odd))}.")
+
+
 def _curriculum(given: Any, start: Curriculum | None) -> Curriculum | None:
     if given is None:
         return start
     if isinstance(given, bool):
         return (start or Curriculum()) if given else None
     if isinstance(given, Mapping):
-        return Curriculum(**given)
+        _check_words(given)
+        return Curriculum(**(dataclasses.asdict(start or Curriculum()) | dict(given)))
     raise UserError(f"curriculum is {given!r}; give true, false, or a mapping with ratios and boundaries.")

@@ -27,7 +27,7 @@ class Curriculum:
       boundaries: epochs in which the second, third, … stage begins.
       order: `once` draws the order of all samples once and keeps the same batches every epoch, as the release does;
         `epoch` shuffles the active samples anew each epoch; `given` takes the data's own order.
-      drop_last: leaves out what does not fill a batch; a stage always has one batch at least.
+      drop_last: leaves out what does not fill a batch, as the release does; a stage then has one batch at least.
     """
 
     label: ClassVar[str] = "curriculum"
@@ -35,7 +35,7 @@ class Curriculum:
     ratios: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.2, 0.4, 0.6, 0.8, 1.0)
     boundaries: tuple[Count, ...] = (20, 40, 60, 80)
     order: Literal["once", "epoch", "given"] = "once"
-    drop_last: bool = True
+    drop_last: bool = False
 
     def __post_init__(self) -> None:
         if list(self.ratios) != sorted(self.ratios) or list(self.boundaries) != sorted(set(self.boundaries)):
@@ -51,9 +51,9 @@ class Curriculum:
     def active(self, ratio: float, samples: int, batch: int) -> int:
         """Samples that a stage reads each epoch."""
         count = math.floor(samples * ratio + 1e-9)  # 0.7 · 90 is 63, not 62.99…
-        if self.drop_last:
-            count -= count % batch
-        return min(max(batch, count), samples)
+        if not self.drop_last:
+            return max(1, count)  # fewer than a batch leave its other rows empty
+        return min(max(batch, count - count % batch), samples)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memlaw_jax.errors import UserError
 from memlaw_jax.models import Adapter, Base, DecoderConfig, LoraConfig, load_adapter
 from memlaw_jax.readout import recall
 from memlaw_jax.tasks import Task, pad
@@ -44,7 +45,7 @@ def remember(
     *,
     lora: LoraConfig,
     rank: int | None = None,
-    method: Any = "sft",
+    method: Any = "memft-ot",
     optim: OptimConfig,
     seed: int = 0,
     law: Law | None = None,
@@ -81,6 +82,8 @@ def remember(
             break
     kept = max(records, key=lambda record: (record["exact_match"], record["token_accuracy"], -record["rank"]))
     directory = Path(out)
+    if not (directory / ADAPTERS / kept["cell_id"]).exists():
+        raise UserError(f"{directory} has lost the adapter {kept['cell_id']} of a finished rank; choose another --out.")
     adapter = load_adapter(directory / ADAPTERS / kept["cell_id"])
     adapter.save(directory / ADAPTER)
     return Remembered(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ def run_sweep(
     grid = Grid(base, config)
     with ResultStore(out, grid.identity) as store, closing(Checkpoints(store.directory / CHECKPOINTS)) as checkpoints:
         todo = [cell for cell in grid.cells if cell.id not in store.finished]
+        _warn_of_what_is_missing(store, config, {cell.id for cell in grid.cells})
         if watch:
             watch.begin(total=len(grid.cells), done=len(grid.cells) - len(todo), work=grid.work(todo))
         try:
@@ -66,6 +68,20 @@ def run_sweep(
                 watch.end()
         ids = {cell.id for cell in grid.cells}
         return SweepResults(store.directory, [record for record in store.records if record["cell_id"] in ids])
+
+
+def _warn_of_what_is_missing(store: ResultStore, config: SweepConfig, cells: set[str]) -> None:
+    """A finished cell is never run again, so it stays without what only a later config asks for."""
+    done = [record for record in store.records if record["cell_id"] in cells]
+    decoded = ["token_accuracy_free" in record or record["stopped"] == "diverged" for record in done]
+    kept = [(store.directory / ADAPTERS / record["cell_id"]).exists() for record in done]
+    for wanted, there, what in ((config.decode, decoded, "decoded"), (config.adapters, kept, "kept as adapters")):
+        if wanted and not all(there):
+            warnings.warn(
+                f"{there.count(False)} cells in {store.directory} were finished earlier and not {what}; run them into "
+                "another folder for that.",
+                stacklevel=3,
+            )
 
 
 def sweep(

@@ -45,14 +45,14 @@ def line_up(order: Order) -> list[int]:
 
 
 def active(order: Order, epoch: int) -> int:
-    """The share of the stage that the epoch is in: whole samples, whole batches, one batch at least."""
+    """The share of the stage that the epoch is in: whole samples, or with `drop_last` whole batches; one at least."""
     assert order.curriculum is not None
     stage = sum(1 for boundary in order.curriculum.boundaries if boundary <= epoch)
     share = Fraction(order.curriculum.ratios[stage]).limit_denominator(10)
     count = math.floor(share * order.samples)
     if order.curriculum.drop_last:
-        count = count // order.batch * order.batch
-    return max(count, order.batch)
+        return max(count // order.batch * order.batch, order.batch)
+    return max(count, 1)
 
 
 def walk(order: Order, epochs: int) -> list[list[list[int]]]:
@@ -140,29 +140,37 @@ def test_seeds_draw_different_prefixes_and_the_prefix_is_no_epochs_shuffle() -> 
 
 def test_the_paper_s_curriculum_by_hand() -> None:
     """100 samples, batches of 8: 20, 40, 60, 80 and 100 of them are 2, 5, 7, 10 and 12 whole batches an epoch."""
-    order = Order(seed=42, samples=100, batch=8, curriculum=Curriculum())
+    order = Order(seed=42, samples=100, batch=8, curriculum=Curriculum(drop_last=True))
     starts = {20: 40, 40: 140, 60: 280, 80: 480, 200: 1920}
     assert {epochs: order.steps(epochs) for epochs in starts} == starts
     assert order.steps(1) == 2 and order.steps(21) == 45
-    # The first 16 samples until step 40, then 40 of them, … and four are never read.
+    # The first 16 samples until step 40, then 40 of them, … and four are never read, as in the release.
     counts = [len(np.unique(order.rows(start, 60))) for start in (0, 40, 140, 280, 480)]
     assert len(np.unique(order.rows(0, 40))) == 16 and counts[1:] == [40, 56, 80, 96]
 
 
-def test_a_stage_has_one_batch_at_least() -> None:
-    curriculum = Curriculum(ratios=(0.01, 0.5, 1.0), boundaries=(1, 2), order="given")
+def test_a_stage_has_one_batch_at_least_or_one_sample() -> None:
+    curriculum = Curriculum(ratios=(0.01, 0.5, 1.0), boundaries=(1, 2), order="given", drop_last=True)
     order = Order(seed=0, samples=10, batch=4, curriculum=curriculum)
     assert order.rows(0, 4).tolist() == [[0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3], [4, 5, 6, 7]]
     kept = dataclasses.replace(order, curriculum=dataclasses.replace(curriculum, drop_last=False))
-    assert kept.rows(1, 5)[:, :2].tolist() == [[0, 1], [4, -1], [0, 1], [4, 5], [8, 9]]
+    assert kept.rows(0, 6)[:, :2].tolist() == [[0, -1], [0, 1], [4, -1], [0, 1], [4, 5], [8, 9]]
 
 
-def test_defaults_are_those_of_the_release() -> None:
+@pytest.mark.parametrize(("samples", "batch"), [(10, 8), (30, 8), (5, 4), (7, 7)])
+def test_every_sample_is_read_in_the_end(samples: int, batch: int) -> None:
+    """Whatever the batch; and a batch of all samples reads some of them at first."""
+    order = Order(seed=0, samples=samples, batch=batch, curriculum=Curriculum())
+    assert set(range(samples)) <= set(order.rows(order.steps(80), math.ceil(samples / batch)).ravel().tolist())
+    assert (order.rows(0, 1) >= 0).sum() == max(1, samples // 5)
+
+
+def test_defaults_are_those_of_the_release_but_for_what_fills_no_batch() -> None:
     assert dataclasses.asdict(Curriculum()) == {
         "ratios": (0.2, 0.4, 0.6, 0.8, 1.0),
         "boundaries": (20, 40, 60, 80),
         "order": "once",
-        "drop_last": True,
+        "drop_last": False,
     }
 
 

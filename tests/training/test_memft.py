@@ -120,7 +120,7 @@ def test_a_skipped_step_leaves_the_adapter_as_it_is(base: Base, book: Encoded) -
     assert outcomes["sft"].weights["mlp"]["b"].any()
 
 
-CURRICULUM = Curriculum(ratios=(0.3, 0.6, 1.0), boundaries=(3, 6))
+CURRICULUM = Curriculum(ratios=(0.3, 0.6, 1.0), boundaries=(3, 6), drop_last=True)
 
 
 def test_a_curriculum_trains_as_written_out_and_counts_its_visits(base: Base, book: Encoded) -> None:
