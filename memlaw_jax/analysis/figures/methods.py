@@ -62,7 +62,7 @@ def draw_methods(found: Methods, task: str) -> Figure:
             axes.set_title(_TITLES[measure.column])
         ranks = sorted({int(rank) for rank in table["rank"]})
         for axes in panels.flat:
-            style.log_ticks(axes, "x", ranks)
+            style.log_ticks(axes, "x", ranks, apart=0.1)
         for axes in panels[-1]:
             axes.set_xlabel("LoRA rank r")
         made.suptitle(_title(table, task, lengths), x=0.008, ha="left", fontsize=12.5)

@@ -107,15 +107,17 @@ def short(value: float) -> str:
     return f"{value / 1000:g}k" if value >= 1000 and value % 100 == 0 else f"{value:g}"
 
 
-def log_ticks(axes: Axes, which: str, values: Sequence[float]) -> None:
-    """A logarithmic axis labelled at the design's own values, leaving out labels that would touch."""
+def log_ticks(axes: Axes, which: str, values: Sequence[float], apart: float = 0.055) -> None:
+    """A logarithmic axis labelled at the design's own values, leaving out those nearer than `apart` of its length.
+
+    On an axis of usual width 5.5 % is what a label of three characters takes.
+    """
     axis = getattr(axes, f"{which}axis")
     getattr(axes, f"set_{which}scale")("log")
     span = np.log(values[-1] / values[0]) or 1.0
     shown = [values[0]]
     for value in values[1:]:
-        # 5.5 % of the axis is about the width of a label of three characters.
-        if np.log(value / shown[-1]) > 0.055 * span:
+        if np.log(value / shown[-1]) > apart * span:
             shown.append(value)
     axis.set_major_locator(FixedLocator(list(shown)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: short(round(value))))
