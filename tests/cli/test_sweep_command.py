@@ -87,6 +87,13 @@ def test_tensorboard_holds_the_loss_curve_of_each_cell(swept: Swept, memlaw: Mem
         assert set(found["train/gradient_norm"]) == set(found["train/token_accuracy"]) == set(curve)
 
 
+def test_what_a_finished_folder_lacks_is_said(config: Path, copy: Path, memlaw: Memlaw) -> None:
+    """A cell is never run twice, so a config that asks for more than the folder has gets less than it asks for."""
+    said = memlaw("sweep", str(config), "--out", str(copy), "decode=true", "adapters=true")
+    assert said.code == 0 and "0 of them now" in said.out
+    assert "6 cells" in said.err and "not decoded" in said.err and "not kept as adapters" in said.err
+
+
 def test_the_same_command_again_computes_nothing(
     config: Path, copy: Path, memlaw: Memlaw, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -230,3 +230,11 @@ def test_mistakes_are_told(base: Base, samples: list[Sample]) -> None:
     ):
         with pytest.raises(UserError, match=word):
             decode(base, None, prompts, tokens=tokens)
+
+
+def test_other_numbers_of_rows_share_compiled_programs(base: Base) -> None:
+    """A sweep decodes what each cell missed, another number of rows every time; compiling costs more than decoding."""
+    programs = DECODE._continue._cache_size()
+    for rows in range(1, 7):
+        decode(base, None, PROMPTS[:1] * rows, tokens=2)
+    assert DECODE._continue._cache_size() - programs <= 4  # 1, 2, 4 and 8 rows
