@@ -51,7 +51,7 @@ RELEASED = _methods(
 
 
 def make_method(spec: Any, methods: Mapping[str, Method] = METHODS) -> Method:
-    """A method from a config: a name, or a mapping with `kind` and settings.
+    """A method from a config: a name, or a mapping with `kind` and settings; from Python also an objective.
 
     The mapping changes the named method's settings; `curriculum` is true for the paper's, false for none, or settings
     that change it; `name` is what records say, by default the kind, with `+curriculum` where one was added.
@@ -61,6 +61,8 @@ def make_method(spec: Any, methods: Mapping[str, Method] = METHODS) -> Method:
     """
     if isinstance(spec, Method):
         return spec
+    if isinstance(spec, tuple(OBJECTIVES.values())):
+        return Method(name=spec.name, objective=spec)
     values = {"kind": spec} if isinstance(spec, str) else spec
     if not isinstance(values, Mapping) or not isinstance(values.get("kind"), str):
         raise UserError(f"a method is {spec!r}; give one of {', '.join(methods)}, or a mapping with such a `kind`.")

@@ -184,3 +184,9 @@ def test_a_method_in_a_mixed_sweep_is_what_it_is_in_one_of_its_own(
         assert alone[key] == mixed[name][key], key
     for key in ("loss_initial", "loss_final", "p_min"):
         assert alone[key] == pytest.approx(mixed[name][key], abs=1e-4), key
+
+
+def test_an_objective_is_a_method_of_its_name() -> None:
+    made = make_method(ml.MemFTSW.axolotl())
+    assert (made.name, made.curriculum) == ("memft-sw", None) and made.objective == ml.MemFTSW.axolotl()
+    assert make_method(ml.Sft()) == make_method("sft")
