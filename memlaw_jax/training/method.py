@@ -61,7 +61,7 @@ def make_method(spec: Any, methods: Mapping[str, Method] = METHODS) -> Method:
     """
     if isinstance(spec, Method):
         return spec
-    if isinstance(spec, tuple(OBJECTIVES.values())):
+    if isinstance(spec, Sft | MemFTOT | MemFTSW):
         return Method(name=spec.name, objective=spec)
     values = {"kind": spec} if isinstance(spec, str) else spec
     if not isinstance(values, Mapping) or not isinstance(values.get("kind"), str):
