@@ -24,8 +24,11 @@ Memlaw = Callable[..., Said]
 def signals_as_before() -> Iterator[None]:
     """`main` takes SIGTERM for itself, and the tests run it in their own process."""
     before = signal.getsignal(signal.SIGTERM)
+    # The shell of a background job has SIGINT ignored, which its children inherit.
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGINT, interrupt)
 
 
 @pytest.fixture

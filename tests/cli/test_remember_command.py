@@ -395,11 +395,9 @@ class Spy:
 )
 def test_a_stopped_training_goes_on_where_it_was(
     data: Path, tiny_dir: Path, kept: Kept, memlaw: Memlaw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    request: pytest.FixtureRequest, number: signal.Signals, code: int, word: str,
+    number: signal.Signals, code: int, word: str,
 ) -> None:  # fmt: skip
     """Rank 16 as in `kept`, whose program is compiled already, stopped in its third dispatch."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's shell has it ignored
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     folder, _, _ = kept(memlaw)
     spy = Spy(monkeypatch)
     spy.stop, spy.signal = 100, number
