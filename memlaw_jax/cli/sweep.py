@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from memlaw_jax.cli.config import read_config
     from memlaw_jax.models import load_base
     from memlaw_jax.training.logging import Log
+    from memlaw_jax.training.saturation import SKIPPED
     from memlaw_jax.training.sweep import run_sweep
 
     begun = time.perf_counter()
@@ -47,8 +48,14 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     seconds = round(time.perf_counter() - begun, 1)
     frame = results.frame()
     diverged = int((frame["stopped"] == "diverged").sum())
-    result = {"out": str(out), "cells": len(frame), "new": log.new, "diverged": diverged, "seconds": seconds}
+    skipped = len(results.skipped)
+    result = {
+        "out": str(out), "cells": len(frame), "new": log.new, "diverged": diverged, "skipped": skipped,
+        "seconds": seconds,
+    }  # fmt: skip
     words = [f"{len(frame)} cells finished, {log.new} of them now, in {seconds:.0f} s."]
+    if skipped:
+        words.append(f"{skipped} cells were not run, because others show that they would be saturated: {out / SKIPPED}")
     if diverged:
         words.append(
             f"{diverged} cells diverged (a loss that is not finite or has no gradient); try a smaller learning rate."

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 EMBEDDED = "embedded"
 _FETCHED = ["*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt"]
 _PASSED_OVER = ["consolidated*", "*/*"]  # the same weights in another form
+HOST, DEVICE = "pinned_host", "device"  # kinds of memory
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 
@@ -50,13 +51,25 @@ class Base:
 
     def logits(self, tokens: Int[Array, "B T"], adapter: Adapter | None = None) -> Float[Array, "B T V"]:
         """Float32 logits of right-padded token rows, with an adapter or without."""
-        tokens = jnp.asarray(tokens, jnp.int32)
+        tokens, params = jnp.asarray(tokens, jnp.int32), self.near()
         if adapter is None:
-            return _plain_logits(self.config, self.params, tokens)
+            return _plain_logits(self.config, params, tokens)
         adapter.check(self.config, self.fingerprint)
         return _adapted_logits(
-            self.config, Cut.of(self.config, adapter.lora), self.params, tokens, adapter.weights, adapter.lora.scale
+            self.config, Cut.of(self.config, adapter.lora), params, tokens, adapter.weights, adapter.lora.scale
         )
+
+    def spill(self) -> None:
+        """Moves `params`, in place, to the host's memory: training needs on the device what is above its cut only.
+
+        The base goes on working; what needs all its weights borrows them with `near`.
+        """
+        for name, part in self.params.items():
+            self.params[name] = jax.tree.map(lambda leaf: _moved(leaf, HOST), part)
+
+    def near(self) -> Params:
+        """The weights on their devices: `params` itself, or a copy of what was spilled, to be dropped after use."""
+        return jax.tree.map(lambda leaf: _moved(leaf, DEVICE), self.params)
 
 
 def load_base(source: str | epath.PathLike, dtype: str = "float32", mesh: Mesh | None = None) -> Base:
@@ -85,6 +98,13 @@ def load_base(source: str | epath.PathLike, dtype: str = "float32", mesh: Mesh |
         dtype=dtype,
         directory=directory,
     )
+
+
+def _moved(leaf: Array, memory: str) -> Array:
+    """An array in that kind of memory, spread over the devices as it was."""
+    if leaf.sharding.memory_kind == memory:
+        return leaf
+    return jax.device_put(leaf, leaf.sharding.with_memory_kind(memory))
 
 
 def looks_like_hub_id(source: str) -> bool:

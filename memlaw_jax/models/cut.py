@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from memlaw_jax.models.config import DecoderConfig
 from memlaw_jax.models.decoder import (
     Params,
+    Remat,
     embed,
     final_norm,
     head_kernel,
@@ -57,13 +58,22 @@ class Cut:
             return cls(layer=config.num_layers, inside=False, segments=())
         adapted = lora.adapted_layers(config)
         inside = lora.targets == (MLP,)
-        segments = []
-        above = range(adapted[0] + inside, config.num_layers)
-        for is_adapted, group in groupby(above, key=lambda layer: layer in adapted):
-            layers = list(group)
-            first = adapted.index(layers[0]) if is_adapted else None
-            segments.append(Segment(start=layers[0], stop=layers[-1] + 1, first=first))
-        return cls(layer=adapted[0], inside=inside, segments=tuple(segments))
+        return cls(layer=adapted[0], inside=inside, segments=_segments(config, adapted, adapted[0] + inside))
+
+    @classmethod
+    def nowhere(cls, config: DecoderConfig, lora: LoraConfig) -> Cut:
+        """Below the first block: all that is frozen and could be computed once is computed again every step."""
+        return cls(layer=0, inside=False, segments=_segments(config, lora.adapted_layers(config), 0))
+
+
+def _segments(config: DecoderConfig, adapted: tuple[int, ...], start: int) -> tuple[Segment, ...]:
+    """The blocks from `start` on."""
+    segments = []
+    for is_adapted, group in groupby(range(start, config.num_layers), key=lambda layer: layer in adapted):
+        layers = list(group)
+        first = adapted.index(layers[0]) if is_adapted else None
+        segments.append(Segment(start=layers[0], stop=layers[-1] + 1, first=first))
+    return tuple(segments)
 
 
 @struct.dataclass
@@ -121,6 +131,7 @@ def run_upper(
     lora: AdapterWeights,
     valid: Bool[Array, "B T"] | None = None,
     dropout: Dropout | None = None,
+    remat: Remat = "none",
 ) -> Float[Array, "B T D"]:
     """Runs the part above the cut with an adapter (alpha folded in): hidden states ready for the head."""
     hidden = features.hidden
@@ -132,5 +143,5 @@ def run_upper(
         if segment.first is not None:
             adapter = take_adapted(lora, segment.first, segment.first + segment.stop - segment.start)
         own = None if dropout is None else dropout.apart(index)
-        hidden = run_layers(config, layers, hidden, positions, valid, adapter, own)
+        hidden = run_layers(config, layers, hidden, positions, valid, adapter, own, remat)
     return final_norm(config, upper.norm, hidden)

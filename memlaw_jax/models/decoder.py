@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -18,10 +18,21 @@ from memlaw_jax.models.layers import KERNEL_INIT, Block, Dropout, RmsNorm
 Params = dict[str, Any]
 
 
-def layer_stack(config: DecoderConfig, length: int, name: str | None = None, dropout: float = 0.0) -> nn.Module:
+# What a backward pass computes again instead of keeping it: nothing; all but the results of matrix products, which is
+# cheap, since frozen weights need no activations for a gradient of their own; or whole blocks.
+Remat = Literal["none", "dots", "blocks"]
+
+
+def layer_stack(
+    config: DecoderConfig, length: int, name: str | None = None, dropout: float = 0.0, remat: Remat = "none"
+) -> nn.Module:
     """`length` blocks as one scan: traced and compiled once, however deep the model is."""
+    block: Any = Block
+    if remat != "none":
+        policy = jax.checkpoint_policies.dots_saveable if remat == "dots" else None
+        block = nn.remat(Block, policy=policy, prevent_cse=False)  # inside a scan there is nothing to merge with
     scanned = nn.scan(
-        Block,
+        block,
         variable_axes={"params": 0, "lora": 0, "cache": 0, "fresh": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=(nn.broadcast, nn.broadcast),
@@ -78,14 +89,15 @@ def run_layers(
     valid: Bool[Array, "B T"] | None = None,
     lora: Params | None = None,
     dropout: Dropout | None = None,
+    remat: Remat = "none",
 ) -> Float[Array, "B T D"]:
     """Runs the blocks whose stacked weights are `layers`; `lora`, where given, is stacked over the same blocks."""
     length = jax.tree.leaves(layers)[0].shape[0]
     variables = {"params": layers} | ({"lora": lora} if lora else {})
     if lora is None or dropout is None:
-        stack: Any = layer_stack(config, length)
+        stack: Any = layer_stack(config, length, remat=remat)
         return stack.apply(variables, hidden, positions, valid)[0]
-    stack = layer_stack(config, length, dropout=dropout.rate)
+    stack = layer_stack(config, length, dropout=dropout.rate, remat=remat)
     return stack.apply(variables, hidden, positions, valid, rngs={"dropout": dropout.key})[0]
 
 

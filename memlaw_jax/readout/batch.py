@@ -1,9 +1,10 @@
-"""A data set on the device: frozen features, labels and masks."""
+"""Data sets on the device: frozen features, labels and masks."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -39,41 +40,82 @@ class Batch:
         """Every sample starts at position 0 and is padded on the right."""
         return default_positions(self.features.hidden[..., 0])
 
-    def pick(self, rows: Int[Array, " B"]) -> Batch:
-        """The samples at `rows`; −1 gives an empty row."""
-        taken = jax.tree.map(lambda leaf: leaf[rows], self)
-        filled = (rows >= 0)[:, None]
-        return taken.replace(rows=rows, train_mask=taken.train_mask & filled, answer_mask=taken.answer_mask & filled)
-
     def within(self, vocabulary: int) -> Batch:
         """The same samples, with the masks False where a label, such as −100, is no token of the vocabulary."""
         known = (self.labels >= 0) & (self.labels < vocabulary)
         return dataclasses.replace(self, train_mask=self.train_mask & known, answer_mask=self.answer_mask & known)
 
 
-def prepare(base: Base, encoded: Encoded, cut: Cut) -> Batch:
-    """All samples of a data set as one `Batch`: everything below the cut is computed here, once.
+@struct.dataclass
+class DataSets:
+    """M data sets whose samples are prefixes of the same ones, and which therefore share their features."""
+
+    features: Features
+    answer_index: Int[Array, "M S A"]
+    labels: Int[Array, "M S A"]
+    train_mask: Bool[Array, "M S A"]
+    answer_mask: Bool[Array, "M S A"]
+
+    @classmethod
+    def of(cls, features: Features, sets: Sequence[Encoded]) -> DataSets:
+        """The sets, all of the same shape `[S, T]`, `[S, A]`, over their features."""
+        return cls(
+            features=features,
+            answer_index=jnp.asarray(np.stack([encoded.answer_index for encoded in sets])),
+            labels=jnp.asarray(np.stack([encoded.labels for encoded in sets])),
+            train_mask=jnp.asarray(np.stack([encoded.train_mask for encoded in sets])),
+            answer_mask=jnp.asarray(np.stack([encoded.answer_mask for encoded in sets])),
+        )
+
+    def whole(self, index: Int[Array, ""]) -> Batch:
+        """All samples of one set, over the features as they are."""
+        rows = jnp.arange(self.features.hidden.shape[0], dtype=jnp.int32)
+        return Batch(
+            rows=rows,
+            features=self.features,
+            answer_index=self.answer_index[index],
+            labels=self.labels[index],
+            train_mask=self.train_mask[index],
+            answer_mask=self.answer_mask[index],
+        )
+
+    def pick(self, index: Int[Array, ""], rows: Int[Array, " B"]) -> Batch:
+        """The samples of one set at `rows`; −1 gives an empty row."""
+        filled = (rows >= 0)[:, None]
+        return Batch(
+            rows=rows,
+            features=jax.tree.map(lambda leaf: leaf[rows], self.features),
+            answer_index=self.answer_index[index, rows],
+            labels=self.labels[index, rows],
+            train_mask=self.train_mask[index, rows] & filled,
+            answer_mask=self.answer_mask[index, rows] & filled,
+        )
+
+
+def prepare(base: Base, encoded: Encoded, cut: Cut) -> DataSets:
+    """One data set on the device: everything below the cut is computed here, once.
 
     Raises:
       UserError: a token that the model has no embedding for.
     """
-    check_tokens(base, encoded.tokens)
-    samples, width = encoded.tokens.shape
-    rows = max(1, min(samples, FEATURE_TOKENS // width))
+    return DataSets.of(features_of(base, cut, encoded.tokens), [encoded])
+
+
+def features_of(base: Base, cut: Cut, tokens: Int[np.ndarray, "S T"]) -> Features:
+    """Runs right-padded rows through everything below the cut, in the base's dtype.
+
+    Raises:
+      UserError: a token that the model has no embedding for.
+    """
+    check_tokens(base, tokens)
+    samples, width = tokens.shape
+    rows, params = max(1, min(samples, FEATURE_TOKENS // width)), base.near()
     parts = []
     for start in range(0, samples, rows):
-        tokens = encoded.tokens[start : start + rows]
-        short = rows - len(tokens)
-        part = _features(base.config, cut, base.params, jnp.asarray(np.pad(tokens, ((0, short), (0, 0)))))
-        parts.append(part)
-    return Batch(
-        rows=jnp.arange(samples, dtype=jnp.int32),
-        features=jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:samples], *parts),
-        answer_index=jnp.asarray(encoded.answer_index),
-        labels=jnp.asarray(encoded.labels),
-        train_mask=jnp.asarray(encoded.train_mask),
-        answer_mask=jnp.asarray(encoded.answer_mask),
-    )
+        part = tokens[start : start + rows]
+        short = rows - len(part)
+        parts.append(_features(base.config, cut, params, jnp.asarray(np.pad(part, ((0, short), (0, 0))))))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:samples] if samples > rows else leaves[0], *parts)
 
 
 def check_tokens(base: Base, tokens: Int[np.ndarray, "B T"]) -> None:

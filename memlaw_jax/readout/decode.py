@@ -102,13 +102,13 @@ def continue_texts(
     chunk = min(most, 1 << (len(rows) - 1).bit_length())
     fixed = None if sampling is None else dataclasses.replace(sampling, seed=0)
     key = jax.random.key(0 if sampling is None else sampling.seed)
-    weights, stops = group.everywhere(base), jnp.asarray(stop_ids, jnp.int32)
+    weights, stops, params = group.everywhere(base), jnp.asarray(stop_ids, jnp.int32), base.near()
     for first in range(0, len(rows), chunk):
         own = rows[first : first + chunk]
         picked = np.pad(own, (0, chunk - len(own)), mode="edge")
         wanted = counts[:, picked] * (np.arange(chunk) < len(own))  # what fills the last chunk wants nothing
         plan = starts[:, picked], wanted, picked
-        found = _continue(base.config, fixed, width, base.params, weights, texts[picked], *plan, key, stops)
+        found = _continue(base.config, fixed, width, params, weights, texts[picked], *plan, key, stops)
         result[:, own] = np.asarray(found)[:, : len(own)]
     return result
 

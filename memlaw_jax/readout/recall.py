@@ -38,7 +38,7 @@ def recall(base: Base, adapters: OneOrMany, records: Records) -> RecallReport | 
 def verified(base: Base, group: Adapters, encoded: Encoded) -> list[RecallReport]:
     """The reports of adapters that are known to fit."""
     cut = Cut.of(base.config, group.lora)
-    upper, data = upper_weights(base.config, base.params, cut), prepare(base, encoded, cut)
+    upper, data = upper_weights(base.config, base.near(), cut), prepare(base, encoded, cut)
     return [
         RecallReport(nats=nats, right=right, mask=encoded.answer_mask, keys=encoded.keys)
         for nats, right in zip(*verify(base.config, cut, upper, data, group.weights, group.scales), strict=True)

@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from memlaw_jax.models import Cut, DecoderConfig, Dropout, Upper, run_upper, scaled
+from memlaw_jax.models.decoder import Remat
 from memlaw_jax.models.lora import AdapterWeights
 from memlaw_jax.objectives import TokenScores, token_scores
-from memlaw_jax.readout.batch import Batch
+from memlaw_jax.readout.batch import Batch, DataSets
 
 VERIFY_TOKENS = 8192  # tokens of one pass over all its adapters, or one sample of each, which bounds the logits held
 
@@ -29,10 +30,11 @@ def score(
     weights: AdapterWeights,
     scale: Float[Array, ""] | float,
     dropout: Dropout | None = None,
+    remat: Remat = "none",
 ) -> TokenScores:
     """Scores of a batch's answer slots under one adapter; what training differentiates and verification reports."""
     lora = scaled(weights, scale)
-    hidden = run_upper(config, upper, cut, batch.features, batch.positions, lora, dropout=dropout)
+    hidden = run_upper(config, upper, cut, batch.features, batch.positions, lora, dropout=dropout, remat=remat)
     answers = jnp.take_along_axis(hidden, batch.answer_index[..., None], axis=1)
     return token_scores(answers, upper.head, batch.labels)
 
@@ -41,18 +43,27 @@ def verify(
     config: DecoderConfig,
     cut: Cut,
     upper: Upper,
-    data: Batch,
+    data: DataSets,
     weights: AdapterWeights,
     scales: Float[Array, " N"],
+    chosen: Int[Array, " N"] | None = None,
+    samples: int | None = None,
 ) -> tuple[Float[np.ndarray, "N S A"], Bool[np.ndarray, "N S A"]]:
-    """Nats and arg-max right of every answer slot of every sample, under each of N stacked adapters."""
-    samples, width = data.features.hidden.shape[:2]
-    lanes = scales.shape[0]
-    chunk = max(1, min(samples, VERIFY_TOKENS // (lanes * width)))
+    """Nats and arg-max right of every answer slot, under each of N stacked adapters.
+
+    Args:
+      chosen: the data set of each adapter; None is the first of them for all.
+      samples: S, where not all samples are wanted.
+    """
+    most, width = data.features.hidden.shape[:2]
+    lanes, samples = scales.shape[0], most if samples is None else samples
+    chosen = jnp.zeros(lanes, jnp.int32) if chosen is None else chosen
+    chunk = max(1, min(most, VERIFY_TOKENS // (lanes * width)))
     nats, right = [], []
     for start in range(0, samples, chunk):
         rows = np.arange(start, start + chunk)
-        scores = _verify_rows(config, cut, upper, data, weights, scales, np.where(rows < samples, rows, -1))
+        rows = np.where(rows < samples, rows, -1).astype(np.int32)
+        scores = _verify_rows(config, cut, upper, data, weights, scales, chosen, rows)
         keep = min(chunk, samples - start)
         nats.append(np.asarray(scores.nats)[:, :keep])
         right.append(np.asarray(scores.right)[:, :keep])
@@ -64,10 +75,13 @@ def _verify_rows(
     config: DecoderConfig,
     cut: Cut,
     upper: Upper,
-    data: Batch,
+    data: DataSets,
     weights: AdapterWeights,
     scales: Float[Array, " N"],
+    chosen: Int[Array, " N"],
     rows: Int[Array, " B"],
 ) -> TokenScores:
-    batch = data.pick(rows)
-    return jax.vmap(lambda lora, scale: score(config, cut, upper, batch, lora, scale))(weights, scales)
+    def one(lora: AdapterWeights, scale: Float[Array, ""], index: Int[Array, ""]) -> TokenScores:
+        return score(config, cut, upper, data.pick(index, rows), lora, scale)
+
+    return jax.vmap(one)(weights, scales, chosen)

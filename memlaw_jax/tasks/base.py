@@ -28,11 +28,6 @@ class Task(Protocol):
         """The kind, as in a config."""
         ...
 
-    @property
-    def prefix_shared(self) -> bool:
-        """Whether a shorter length is a causal prefix of the longest, so that one forward pass serves all."""
-        ...
-
     def fingerprint(self, tokenizer: PreTrainedTokenizerBase) -> str:
         """Stable hash of the content (not of its path) as this tokenizer encodes it."""
         ...

@@ -55,6 +55,42 @@ class Encoded:
         """ℓ of the memory law: the counted answer tokens of all samples."""
         return int(self.answer_mask.sum())
 
+    def begins(self, other: Encoded) -> bool:
+        """Whether each sample is a prefix of the other's sample in the same row.
+
+        What a causal model makes of the other's tokens then serves these too: padding is never looked at.
+        """
+        samples, width = self.tokens.shape
+        if samples > len(other.tokens) or (self.lengths > other.lengths[:samples]).any():
+            return False
+        width = min(width, other.tokens.shape[1])
+        real = np.arange(width) < self.lengths[:, None]
+        return bool(((self.tokens[:, :width] == other.tokens[:samples, :width]) | ~real).all())
+
+    def fitted(self, samples: int, width: int, slots: int) -> Encoded:
+        """The same samples in arrays of `[samples, width]` and `[samples, slots]`: unused rows and slots, 0 and False.
+
+        Raises:
+          ValueError: a shape that is too small.
+        """
+        rows, real = len(self.tokens), int(self.lengths.max())
+
+        def fit(leaf: np.ndarray, columns: int) -> np.ndarray:
+            kept = leaf[:, :columns]
+            return np.pad(kept, ((0, samples - rows), (0, columns - kept.shape[1])))
+
+        if rows > samples or real > width or self.labels.shape[1] > slots:
+            raise ValueError(f"{rows} samples of {real} tokens do not fit {samples} of {width}")
+        return Encoded(
+            tokens=fit(self.tokens, width),
+            lengths=np.pad(self.lengths, (0, samples - rows)),
+            answer_index=fit(self.answer_index, slots),
+            labels=fit(self.labels, slots),
+            answer_mask=fit(self.answer_mask, slots),
+            train_mask=fit(self.train_mask, slots),
+            keys=self.keys,
+        )
+
 
 class Encoder:
     """Turns records into samples the way one tokenizer wants them.

@@ -52,7 +52,6 @@ class LinearRule:
 
     name: ClassVar[str] = "linear_rule"
     label: ClassVar[str] = "Task linear_rule"
-    prefix_shared: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         exist = (self.largest + 1) ** 2

@@ -67,7 +67,6 @@ class LongContext:
 
     name: ClassVar[str] = "long_context"
     label: ClassVar[str] = "Task long_context"
-    prefix_shared: ClassVar[bool] = True
 
     def fingerprint(self, tokenizer: PreTrainedTokenizerBase) -> str:
         """Hash of the prompt's and the whole target's token ids."""

@@ -52,7 +52,6 @@ class PhoneBook:
 
     name: ClassVar[str] = "phonebook"
     label: ClassVar[str] = "Task phonebook"
-    prefix_shared: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.path is not None and self.seed:

@@ -39,7 +39,6 @@ class RecordsTask:
 
     name: ClassVar[str] = "records"
     label: ClassVar[str] = "Task records"
-    prefix_shared: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.records is None):

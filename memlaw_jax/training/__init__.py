@@ -2,6 +2,7 @@
 
 from memlaw_jax.training.cell import Cell, History, Outcome
 from memlaw_jax.training.checkpoint import Checkpoints
+from memlaw_jax.training.frozen import Frozen
 from memlaw_jax.training.lanes import train_cells
 from memlaw_jax.training.method import METHODS, Method, make_method
 from memlaw_jax.training.optim import OptimConfig
@@ -19,6 +20,7 @@ __all__ = [
     "Cell",
     "Checkpoints",
     "Curriculum",
+    "Frozen",
     "History",
     "Lane",
     "LaneSettings",

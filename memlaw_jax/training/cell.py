@@ -15,20 +15,26 @@ from memlaw_jax.models import Adapter, Base, LoraConfig
 from memlaw_jax.models.lora import AdapterWeights
 from memlaw_jax.objectives import Objective, Sft
 from memlaw_jax.readout import RecallReport
+from memlaw_jax.training.order import Curriculum
 from memlaw_jax.training.step import Metrics
 
 Stop = Literal["budget", "recalled", "certain"]
+Skip = Literal["none", "saturated"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One adapter to train. Cells trained together share data, curriculum, targets, layers, dropout and optimiser
-    constants."""
+    """One adapter to train. Cells trained together share targets, layers, dropout and optimiser constants.
+
+    `data` is the index of its data set among those that are trained on together.
+    """
 
     lora: LoraConfig
     seed: int = 0
     learning_rate: float
     objective: Objective = field(default_factory=Sft)
+    curriculum: Curriculum | None = None
+    data: int = 0
     name: str = ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,10 @@ from memlaw_jax.results import SCHEMA, cell_id, commit, versions
 from memlaw_jax.tasks import Encoded, HasHeldout, Sample, pad
 from memlaw_jax.training.cell import Cell, Outcome
 from memlaw_jax.training.checkpoint import Checkpoints
+from memlaw_jax.training.frozen import Frozen
 from memlaw_jax.training.lanes import train_cells
 from memlaw_jax.training.logging import Watcher
 from memlaw_jax.training.method import Method
-from memlaw_jax.training.order import Curriculum
 from memlaw_jax.training.placement import Placement
 from memlaw_jax.training.protocol import CUSTOM
 from memlaw_jax.training.sweep_config import SweepConfig
@@ -55,41 +55,51 @@ class Grid:
         }
         # Two lengths can ask for the same records, and an axis can name a value twice: each cell is run once.
         self.cells = list({cell.id: cell for cell in self._plan()}.values())
+        if config.skip == "saturated":  # low ranks and long texts show what need not be run
+            self.cells.sort(key=lambda planned: (planned.cell.lora.rank, -self.encoded[planned.length].answer_tokens))
 
     def work(self, cells: list[PlannedCell]) -> int:
         """Optimiser steps times tokens read a step: what the progress bar counts."""
         return sum(self._cell_work(cell) for cell in cells)
 
     def run(
-        self, todo: list[PlannedCell], checkpoints: Checkpoints | None, watch: Watcher | None
+        self,
+        todo: list[PlannedCell],
+        *,
+        checkpoints: Checkpoints | None = None,
+        watch: Watcher | None = None,
+        frozen: Frozen | None = None,
+        skip: Callable[[PlannedCell], bool] | None = None,
     ) -> Iterator[tuple[PlannedCell, Outcome]]:
-        """Trains the cells, those of one data set and curriculum together, ranks and methods side by side."""
-        groups: dict[tuple[int | None, Curriculum | None], list[PlannedCell]] = {}
-        for cell in todo:
-            groups.setdefault((cell.length, cell.method.curriculum), []).append(cell)
-        for (length, curriculum), group in groups.items():
-            by_name = {cell.cell.name: cell for cell in group}
-            encoded = self.encoded[length]
+        """Trains the cells: ranks, methods, seeds and lengths side by side in one queue, where shapes allow it."""
+        if not todo:
+            return
+        by_name = {planned.cell.name: planned for planned in todo}
+        sets = list(self.encoded.values())
 
-            def listen(cell: Cell, step: int, metrics: Any, encoded: Encoded = encoded) -> None:
-                if watch:
-                    watch.stepped(cell, step, metrics, self._step_work(encoded) * len(metrics.loss))
+        def listen(cell: Cell, step: int, metrics: Any) -> None:
+            if watch:
+                watch.stepped(cell, step, metrics, self._step_work(sets[cell.data]) * len(metrics.loss))
 
-            outcomes = train_cells(
-                self.base,
-                encoded,
-                [cell.cell for cell in group],
-                optim=self.config.optim,
-                curriculum=curriculum,
-                stop=self.config.stop,
-                lanes=self.config.lanes,
-                steps_per_dispatch=self.config.steps_per_dispatch,
-                placement=self.placement,
-                checkpoints=checkpoints,
-                listen=listen,
-            )
-            for outcome in outcomes:
-                yield by_name[outcome.cell.name], outcome
+        frozen = frozen or Frozen(self.base, todo[0].cell.lora, placement=self.placement)
+        frozen.learn(sets)
+        self.base.spill()
+        outcomes = train_cells(
+            self.base,
+            sets,
+            [planned.cell for planned in todo],
+            optim=self.config.optim,
+            stop=self.config.stop,
+            lanes=self.config.lanes,
+            steps_per_dispatch=self.config.steps_per_dispatch,
+            remat=self.config.remat,
+            frozen=frozen,
+            checkpoints=checkpoints,
+            listen=listen,
+            skip=None if skip is None else lambda cell: skip(by_name[cell.name]),
+        )
+        for outcome in outcomes:
+            yield by_name[outcome.cell.name], outcome
 
     def saved(self, planned: PlannedCell, outcome: Outcome) -> tuple[dict[str, Any], dict[str, Any]]:
         """The cell's line in `results.jsonl` and its per-token arrays."""
@@ -142,6 +152,7 @@ class Grid:
             "steps": outcome.steps,
             "token_visits": outcome.token_visits,
             "stop": self.config.stop,
+            "skip": self.config.skip,
             "stopped": outcome.stopped,
             "loss_initial": outcome.initial.loss,
             "loss_final": final.loss,
@@ -195,7 +206,15 @@ class Grid:
             axes["stop"] = self.config.stop
         name = cell_id(self.identity | axes)
         described = f"{method.name}-r{lora.rank}-l{encoded.answer_tokens}-s{seed}-lr{rate:g}-{name}"
-        cell = Cell(lora=lora, seed=seed, learning_rate=rate, objective=method.objective, name=described)
+        cell = Cell(
+            lora=lora,
+            seed=seed,
+            learning_rate=rate,
+            objective=method.objective,
+            curriculum=method.curriculum,
+            data=list(self.encoded).index(length),
+            name=described,
+        )
         return PlannedCell(id=name, cell=cell, method=method, length=length)
 
     def _encode(self, length: int | None) -> Encoded:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
 from memlaw_jax.errors import UserError
 from memlaw_jax.models import Base
+from memlaw_jax.models.decoder import Remat
 from memlaw_jax.tasks import Encoded
+from memlaw_jax.training.buckets import Bucket
 from memlaw_jax.training.cell import Cell, Listener, Outcome, Stop
 from memlaw_jax.training.checkpoint import Checkpoints
+from memlaw_jax.training.frozen import Frozen
 from memlaw_jax.training.optim import OptimConfig
-from memlaw_jax.training.order import Curriculum
-from memlaw_jax.training.placement import Placement
 from memlaw_jax.training.pool import Pool
 
 STEPS_PER_DISPATCH = 50
@@ -22,29 +23,34 @@ LANES = 16
 
 def train_cells(
     base: Base,
-    encoded: Encoded,
+    data: Encoded | Sequence[Encoded],
     cells: Sequence[Cell],
     *,
     optim: OptimConfig,
-    curriculum: Curriculum | None = None,
     stop: Stop = "budget",
     lanes: int = LANES,
     steps_per_dispatch: int = STEPS_PER_DISPATCH,
-    placement: Placement | None = None,
+    remat: Remat | None = None,
+    frozen: Frozen | None = None,
     checkpoints: Checkpoints | None = None,
     listen: Listener | None = None,
+    skip: Callable[[Cell], bool] | None = None,
 ) -> Iterator[Outcome]:
-    """Trains all cells on one data set, up to `lanes` at a time, and yields each as it finishes.
+    """Trains all cells, up to `lanes` at a time, and yields each as it finishes.
 
-    Every cell's numbers are those it would have alone: nothing crosses from lane to lane, ranks are padded with zeros,
-    and the order of its samples follows from its own seed.
+    Every cell's numbers are those it would have alone: nothing crosses from lane to lane, ranks and data sets are
+    padded with zeros, and the order of a cell's samples follows from its own seed. Cells whose data sets have nearly
+    the same shape, and are prefixes of one another, share lanes and a compiled step; other shapes come after.
 
     Args:
-      encoded: the data set; its fixed shape is what the step is compiled for.
+      data: the data set, or several that `Cell.data` tells apart.
       stop: `recalled` ends a cell, at the end of a dispatch, once every sample is recalled word for word; `certain`
         once every answer token has p > ½ as well, where no rounding breaks it.
+      remat: what the backward pass computes again (`models.decoder.Remat`); None is what memory asks for.
+      frozen: features and weights of other calls, for these too.
       checkpoints: where lanes in training are saved now and then, and found again by the names of their cells.
       listen: called after each dispatch with a cell, its first step in that dispatch, and `[K]` metrics.
+      skip: asked before a cell takes a free lane; cells for which it is true are left out.
 
     Raises:
       UserError: cells that differ in targets, layers or dropout, or do not fit the model or the device's memory.
@@ -55,22 +61,44 @@ def train_cells(
         raise UserError("cells of other lora targets, layers or dropout cannot be trained in one batch; split them.")
     if checkpoints and len({cell.name for cell in cells}) < len(cells):
         raise UserError("cells that are saved in checkpoints are found again by their names; give each its own.")
+    if frozen and not frozen.fits(base, cells[0].lora):
+        raise UserError("these frozen features are of another base or another cut; make them for these cells.")
     for cell in cells:
         cell.lora.check(base.config)
+    sets = [data] if isinstance(data, Encoded) else list(data)
     try:
-        pool = Pool(
-            base,
-            encoded,
-            cells,
-            optim=optim,
-            curriculum=curriculum,
-            stop=stop,
-            lanes=lanes,
-            steps_per_dispatch=steps_per_dispatch,
-            placement=placement or Placement(),
-        )
-        yield from pool.run(checkpoints, listen)
+        frozen = frozen or Frozen(base, cells[0].lora)
+        frozen.learn([sets[index] for index in sorted({cell.data for cell in cells})])
+        for bucket, group in _groups(frozen, sets, cells, optim):
+            wanted = [cell for cell in group if not (skip and skip(cell))]
+            if not wanted:
+                continue
+            pool = Pool(
+                frozen,
+                bucket,
+                sets,
+                wanted,
+                optim=optim,
+                stop=stop,
+                lanes=lanes,
+                steps_per_dispatch=steps_per_dispatch,
+                remat=remat,
+                skip=skip,
+            )
+            yield from pool.run(checkpoints, listen)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(f"the device has no memory for lanes {lanes}; use a smaller number.") from error
+
+
+def _groups(
+    frozen: Frozen, sets: Sequence[Encoded], cells: Sequence[Cell], optim: OptimConfig
+) -> list[tuple[Bucket, list[Cell]]]:
+    """The cells that can share lanes, in the order of the first of each."""
+    groups: dict[tuple[Bucket, int], list[Cell]] = {}
+    for cell in cells:
+        encoded = sets[cell.data]
+        bucket = Bucket.of(encoded, optim.batch(len(encoded.tokens)), cell.curriculum is not None)
+        groups.setdefault((bucket, frozen.source(encoded)), []).append(cell)
+    return [(bucket, group) for (bucket, _), group in groups.items()]

@@ -7,8 +7,7 @@ import functools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,90 +15,60 @@ import jax.numpy as jnp
 import numpy as np
 from flax import serialization
 
-from memlaw_jax.models import Base, Cut, init_adapter, pad_rank, trim_rank, upper_weights
+from memlaw_jax.models import init_adapter, pad_rank, trim_rank
+from memlaw_jax.models.decoder import Remat
 from memlaw_jax.models.lora import AdapterWeights
-from memlaw_jax.readout import RecallReport, prepare, verify
-from memlaw_jax.results import now
+from memlaw_jax.readout import DataSets, RecallReport, verify
 from memlaw_jax.tasks import Encoded
-from memlaw_jax.training.cell import Cell, History, Listener, Outcome, Stop
+from memlaw_jax.training.buckets import Bucket
+from memlaw_jax.training.cell import Cell, Listener, Outcome, Stop
 from memlaw_jax.training.checkpoint import Checkpoints, Saved
+from memlaw_jax.training.frozen import Frozen
+from memlaw_jax.training.memory import needed_remat
 from memlaw_jax.training.optim import OptimConfig
-from memlaw_jax.training.order import Curriculum, Order
-from memlaw_jax.training.placement import Placement
+from memlaw_jax.training.order import Order
+from memlaw_jax.training.running import Running
 from memlaw_jax.training.step import Lane, LaneSettings, Metrics, Program, new_lane, run_steps
-
-NO_LOSS = 1e-3  # nats; below it a gradient may round to zero in an adapter that is merely done
-
-
-@dataclass(kw_only=True)
-class _Running:
-    """What the host keeps of a lane: the cell in it and what it has logged."""
-
-    cell: Cell
-    order: Order
-    started: str = field(default_factory=now)
-    done: int = 0
-    seconds: float = 0.0
-    token_visits: int = 0
-    metrics: list[Metrics] = field(default_factory=list)
-
-    def history(self) -> History:
-        """All steps so far."""
-        whole: Any = jax.tree.map(lambda *leaves: np.concatenate(leaves), *self.metrics)
-        return History(**{name.name: getattr(whole, name.name) for name in dataclasses.fields(History)})
-
-    def alive(self) -> bool:
-        """Whether the last dispatch can still learn: an overflow ends in NaN, or in a loss that has no gradient."""
-        last = self.metrics[-1]
-        dead = (last.gradient_norm == 0) & (last.objective > NO_LOSS)
-        return bool(np.isfinite(last.objective).all() and np.isfinite(last.loss).all() and not dead.any())
-
-    def seems(self, stop: Stop, steps: int) -> bool:
-        """Whether the last `steps` steps, an epoch, saw what `stop` waits for."""
-        parts = [part.above_half if stop == "certain" else part.exact_match for part in self.metrics[-steps:]]
-        seen = np.concatenate([np.zeros(0), *parts])[-steps:]
-        return stop != "budget" and len(seen) == steps and bool((seen == 1.0).all())
 
 
 class Pool:
-    """The lanes of one data set. Shapes are fixed when it is made, so its step compiles once."""
+    """The lanes of one bucket of data sets. Shapes are fixed when it is made, so its step compiles once."""
 
     def __init__(
         self,
-        base: Base,
-        encoded: Encoded,
+        frozen: Frozen,
+        bucket: Bucket,
+        sets: Sequence[Encoded],
         cells: Sequence[Cell],
         *,
         optim: OptimConfig,
-        curriculum: Curriculum | None,
         stop: Stop,
         lanes: int,
         steps_per_dispatch: int,
-        placement: Placement,
+        remat: Remat | None,
+        skip: Callable[[Cell], bool] | None,
     ):
-        self.config, self.encoded, self.placement = base.config, encoded, placement
-        self.curriculum, self.stop = curriculum, stop
+        self.frozen, self.config, self.placement = frozen, frozen.base.config, frozen.placement
+        self.optim, self.stop, self.skip = optim, stop, skip
+        self.bucket, self.sets = bucket, sets
         self.queue = deque(cells)
-        lora = cells[0].lora
-        self.objectives = tuple(dict.fromkeys(cell.objective for cell in cells))
-        self.program = Program(base.config, Cut.of(base.config, lora), self.objectives, optim.compiled, lora.dropout)
-        self.samples = len(encoded.tokens)
-        self.batch = optim.batch(self.samples)
-        self.total = optim.total_steps(self.samples, curriculum)
-        self.steps = math.ceil(self.total / math.ceil(self.total / steps_per_dispatch))  # even dispatches
-        rounds = math.ceil(len(cells) / lanes)
-        self.count = placement.fit(math.ceil(len(cells) / rounds))
-        self.rank = max(cell.lora.rank for cell in cells)
-        self.data = placement.replicate(prepare(base, encoded, self.program.cut))
-        self.upper = placement.replicate(upper_weights(base.config, base.params, self.program.cut))
-        self.running: list[_Running | None] = [None] * self.count
         self.saved: dict[str, tuple[Any, dict[str, Any]]] = {}  # arrays and notes of cells to go on with
-        self.answer_tokens = encoded.answer_mask.sum(axis=1)
+        self.objectives = tuple(dict.fromkeys(cell.objective for cell in cells))
+        self.rank = max(cell.lora.rank for cell in cells)
+        longest = max(self._total(cell) for cell in cells)
+        self.steps = math.ceil(longest / math.ceil(longest / steps_per_dispatch))  # even dispatches
+        self.count = self.placement.fit(math.ceil(len(cells) / math.ceil(len(cells) / lanes)))
+        self.running: list[Running | None] = [None] * self.count
+        self.data = self._data(sorted({cell.data for cell in cells}))
+        lora = cells[0].lora
+        if remat is None:
+            tokens = self.count // self.placement.mesh.size * self.bucket.samples * self.bucket.width
+            remat = needed_remat(self.config, frozen.cut, frozen.base.dtype, tokens)
+        self.program = Program(self.config, frozen.cut, self.objectives, optim.compiled, lora.dropout, remat)
         # Idle lanes hold an adapter of zeros with no steps to do; with that a lane scores as the base does.
         idle = self._new_lane(jax.tree.map(jnp.zeros_like, self._fresh(cells[0])))
-        self.lanes: Lane = placement.spread(jax.tree.map(lambda leaf: jnp.stack([leaf] * self.count), idle))
-        self.settings = self._settings()
-        self.initial = self._verify()[0]
+        self.lanes: Lane = self.placement.spread(jax.tree.map(lambda leaf: jnp.stack([leaf] * self.count), idle))
+        self.initial = self._initial()
 
     def run(self, checkpoints: Checkpoints | None, listen: Listener | None) -> Iterator[Outcome]:
         """Trains the queue; the outcomes come as cells finish."""
@@ -113,85 +82,145 @@ class Pool:
             if checkpoints and checkpoints.due and any(lane and lane.done for lane in self.running):
                 checkpoints.save(*self._snapshot())
 
+    def _total(self, cell: Cell) -> int:
+        return self.optim.total_steps(len(self.sets[cell.data].tokens), cell.curriculum)
+
+    def _data(self, used: list[int]) -> DataSets:
+        """The data sets of these cells on the device, in the bucket's shape; `self.place` says where each is in it."""
+        sets = [self.sets[index] for index in used]
+        self.place = {index: place for place, index in enumerate(used)}
+        # what is picked from is all there is of the largest set
+        self.samples = self.bucket.samples if self.bucket.whole else max(len(encoded.tokens) for encoded in sets)
+        shape = self.samples, self.bucket.width, self.bucket.slots
+        (source,) = {self.frozen.source(encoded) for encoded in sets}
+        features = self.frozen.features(source, *shape[:2])
+        return self.placement.replicate(DataSets.of(features, [encoded.fitted(*shape) for encoded in sets]))
+
     def _fresh(self, cell: Cell) -> AdapterWeights:
         return init_adapter(self.config, cell.lora, jax.random.key(cell.seed), padded_rank=self.rank)
 
     def _new_lane(self, weights: AdapterWeights) -> Lane:
-        return new_lane(self.program, weights, self.samples, self.batch)
+        return new_lane(self.program, weights, self.samples, self.bucket.samples)
 
     def _order(self, cell: Cell) -> Order:
-        return Order(seed=cell.seed, samples=self.samples, batch=self.batch, curriculum=self.curriculum)
+        samples = len(self.sets[cell.data].tokens)
+        return Order(seed=cell.seed, samples=samples, batch=self.optim.batch(samples), curriculum=cell.curriculum)
 
     def _refill(self) -> None:
         for i, lane in enumerate(self.running):
-            if lane is None and self.queue:
-                self.running[i], begun = self._begun(self.queue.popleft())
+            if lane is None and (cell := self._next()) is not None:
+                self.running[i], begun = self._begun(cell)
                 self.lanes = _put(self.lanes, begun, i)
         self.settings = self._settings()
 
+    def _next(self) -> Cell | None:
+        while self.queue:
+            cell = self.queue.popleft()
+            if self.skip is None or not self.skip(cell):
+                return cell
+        return None
+
     def _settings(self) -> LaneSettings:
         cells = [lane.cell if lane else None for lane in self.running]
+
+        def leaf(value: Callable[[Cell], float], dtype: Any) -> Any:
+            return np.array([value(cell) if cell else 0 for cell in cells], dtype)
+
         return self.placement.spread(
             LaneSettings(
-                scale=jnp.array([cell.lora.scale if cell else 0.0 for cell in cells], jnp.float32),
-                learning_rate=jnp.array([cell.learning_rate if cell else 0.0 for cell in cells], jnp.float32),
-                total_steps=jnp.array([self.total if cell else 0 for cell in cells], jnp.int32),
-                seed=jnp.array([cell.seed % 2**32 if cell else 0 for cell in cells], jnp.uint32),
-                objective=jnp.array([self.objectives.index(cell.objective) if cell else 0 for cell in cells]),
+                scale=leaf(lambda cell: cell.lora.scale, np.float32),
+                learning_rate=leaf(lambda cell: cell.learning_rate, np.float32),
+                total_steps=leaf(self._total, np.int32),
+                seed=leaf(lambda cell: cell.seed % 2**32, np.uint32),
+                objective=leaf(lambda cell: self.objectives.index(cell.objective), np.int32),
+                data=leaf(lambda cell: self.place[cell.data], np.int32),
             )
         )
 
     def _rows(self) -> np.ndarray:
         """`[K, N, B]` sample rows of the next dispatch, with B = 0 when every step reads everything."""
-        if self.batch >= self.samples and self.curriculum is None:
+        if self.bucket.whole:
             return np.zeros((self.steps, self.count, 0), np.int32)
-        rows = np.full((self.steps, self.count, self.batch), -1, np.int32)
+        rows = np.full((self.steps, self.count, self.bucket.samples), -1, np.int32)
         for i, lane in enumerate(self.running):
             if lane:
-                rows[:, i] = lane.order.rows(lane.done, self.steps)
+                rows[:, i, : lane.order.batch] = lane.order.rows(lane.done, self.steps)
         return rows
 
     def _dispatch(self, listen: Listener | None) -> None:
         begun, rows = time.perf_counter(), self._rows()
-        self.lanes, stacked = run_steps(
-            self.program, self.lanes, self.settings, self.upper, self.data, self.placement.spread(rows, axis=1)
-        )
+        placed = self.placement.spread(rows, axis=1)
+        with jax.transfer_guard("disallow"):
+            self.lanes, stacked = run_steps(
+                self.program, self.lanes, self.settings, self.frozen.upper, self.data, placed
+            )
         metrics: Metrics = jax.device_get(stacked)
         active = [lane for lane in self.running if lane]
         share = (time.perf_counter() - begun) / len(active)
         for i, lane in enumerate(self.running):
             if lane is None:
                 continue
-            real = min(self.steps, self.total - lane.done)
+            real = min(self.steps, self._total(lane.cell) - lane.done)
             mine = jax.tree.map(lambda leaf, i=i, real=real: leaf[:real, i], metrics)
-            lane.token_visits += self._visits(rows[:real, i])
+            lane.token_visits += self._visits(lane.cell, rows[:real, i])
             lane.metrics.append(mine)
             lane.seconds += share
             if listen:
                 listen(lane.cell, lane.done, mine)
             lane.done += real
 
-    def _visits(self, rows: np.ndarray) -> int:
+    def _visits(self, cell: Cell, rows: np.ndarray) -> int:
+        encoded = self.sets[cell.data]
         if rows.shape[-1] == 0:
-            return int(self.answer_tokens.sum()) * len(rows)
-        return int(self.answer_tokens[rows[rows >= 0]].sum())
+            return encoded.answer_tokens * len(rows)
+        return int(encoded.answer_mask.sum(axis=1)[rows[rows >= 0]].sum())
 
-    def _verify(self) -> list[RecallReport]:
+    def _initial(self) -> dict[int, RecallReport]:
+        """What the base recalls of each data set; every lane holds an adapter of zeros yet."""
+        reports: dict[int, RecallReport] = {}
+        used = list(self.place)
+        for start in range(0, len(used), self.count):
+            some = dict(enumerate(used[start : start + self.count]))
+            chosen = np.zeros(self.count, np.int32)
+            chosen[: len(some)] = [self.place[data] for data in some.values()]
+            found = self._verify(some, dataclasses.replace(self._settings(), data=self.placement.spread(chosen)))
+            reports |= {data: found[lane] for lane, data in some.items()}
+        return reports
+
+    def _verify(self, lanes: Mapping[int, int], settings: LaneSettings) -> dict[int, RecallReport]:
+        """What some lanes recall now, each of one of the data sets."""
+        samples = max(len(self.sets[data].tokens) for data in lanes.values())
+        frozen, scale = self.frozen, settings.scale
         nats, right = verify(
-            self.config, self.program.cut, self.upper, self.data, self.lanes.weights, self.settings.scale
+            self.config, frozen.cut, frozen.upper, self.data, self.lanes.weights, scale, settings.data, samples
         )
-        mask, keys = self.encoded.answer_mask, self.encoded.keys
-        return [RecallReport(nats=n, right=r, mask=mask, keys=keys) for n, r in zip(nats, right, strict=True)]
+        reports = {}
+        for lane, data in lanes.items():
+            encoded = self.sets[data]
+            rows, slots = encoded.labels.shape
+            reports[lane] = RecallReport(
+                nats=nats[lane, :rows, :slots],
+                right=right[lane, :rows, :slots],
+                mask=encoded.answer_mask,
+                keys=encoded.keys,
+            )
+        return reports
 
     def _harvest(self) -> Iterator[Outcome]:
         """Takes lanes out whose steps are spent, that diverged, or that recall everything where that ends them."""
-        epoch = math.ceil(self.samples / self.batch)
-        ended = {i for i, lane in enumerate(self.running) if lane and (lane.done >= self.total or not lane.alive())}
-        hopeful = {i for i, lane in enumerate(self.running) if lane and lane.seems(self.stop, epoch)}
+        ended, hopeful = set(), set()
+        for i, lane in enumerate(self.running):
+            if lane is None:
+                continue
+            if lane.done >= self._total(lane.cell) or not lane.alive():
+                ended.add(i)
+            if lane.seems(self.stop, math.ceil(lane.order.samples / lane.order.batch)):
+                hopeful.add(i)
         if not ended | hopeful:
             return
-        reports = self._verify()
-        for i in sorted(ended | hopeful):
+        asked = {i: lane.cell.data for i, lane in enumerate(self.running) if lane and i in ended | hopeful}
+        reports = self._verify(asked, self.settings)
+        for i in sorted(asked):
             lane, final = self.running[i], reports[i]
             assert lane is not None
             reached = final.fraction_above_half if self.stop == "certain" else final.exact_match
@@ -205,7 +234,7 @@ class Pool:
             yield Outcome(
                 cell=lane.cell,
                 weights=trim_rank(weights, lane.cell.lora.rank),
-                initial=self.initial,
+                initial=self.initial[lane.cell.data],
                 final=final,
                 history=lane.history(),
                 steps=lane.done,
@@ -218,14 +247,14 @@ class Pool:
     def _snapshot(self) -> tuple[Any, dict[str, Any]]:
         """Everything that training goes on from: the lanes in use, and what the host keeps of them.
 
-        A lane is saved at its own rank and with its own objective's memory alone, since the pool that goes on with it
-        may have other ranks and objectives beside it.
+        A lane is saved at its own rank and with its own samples of its own objective's memory alone, since the pool
+        that goes on with it may have other ranks, objectives and data sets beside it.
         """
         kept = dict(self.saved)
         for i, lane in enumerate(self.running):
             if lane and lane.done:
                 own = _resized(jax.tree.map(lambda leaf, i=i: leaf[i], self.lanes), trim_rank, lane.cell.lora.rank)
-                own = dataclasses.replace(own, memory=own.memory[self.objectives.index(lane.cell.objective)])
+                own = dataclasses.replace(own, memory=self._own_memory(lane.cell, own.memory))
                 arrays = {"lane": serialization.to_state_dict(own), "history": dataclasses.asdict(lane.history())}
                 note = {key: getattr(lane, key) for key in ("started", "done", "seconds", "token_visits")}
                 kept[lane.cell.name] = arrays, note
@@ -236,17 +265,25 @@ class Pool:
         names = {cell.name for cell in self.queue}
         self.saved = {name: (saved.arrays[name], note) for name, note in saved.notes.items() if name in names}
 
-    def _begun(self, cell: Cell) -> tuple[_Running, Lane]:
+    def _begun(self, cell: Cell) -> tuple[Running, Lane]:
         """A cell at its first step, or where it was when it was saved."""
         fresh, order = self._new_lane(self._fresh(cell)), self._order(cell)
         if cell.name not in self.saved:
-            return _Running(cell=cell, order=order), fresh
+            return Running(cell=cell, order=order), fresh
         arrays, note = self.saved.pop(cell.name)
         place = self.objectives.index(cell.objective)
-        own = serialization.from_state_dict(dataclasses.replace(fresh, memory=fresh.memory[place]), arrays["lane"])
-        memory = (*fresh.memory[:place], own.memory, *fresh.memory[place + 1 :])
+        blank = dataclasses.replace(fresh, memory=self._own_memory(cell, fresh.memory))
+        own = serialization.from_state_dict(blank, arrays["lane"])
+        wider = jax.tree.map(lambda all, part: all.at[: len(part)].set(part), fresh.memory[place], own.memory)
+        memory = (*fresh.memory[:place], wider, *fresh.memory[place + 1 :])
         lane = _resized(dataclasses.replace(own, memory=memory), pad_rank, self.rank)
-        return _Running(cell=cell, order=order, metrics=[Metrics(**arrays["history"])], **note), lane
+        return Running(cell=cell, order=order, metrics=[Metrics(**arrays["history"])], **note), lane
+
+    def _own_memory(self, cell: Cell, memory: tuple[Any, ...]) -> Any:
+        """The memory of the cell's objective, of its own data set's samples or rows of a batch."""
+        order = self._order(cell)
+        rows = order.samples if cell.objective.state_of == "sample" else order.batch
+        return jax.tree.map(lambda leaf: leaf[:rows], memory[self.objectives.index(cell.objective)])
 
 
 def _resized(lane: Lane, change: Callable[[AdapterWeights, int], AdapterWeights], rank: int) -> Lane:

@@ -14,8 +14,7 @@ from memlaw_jax.errors import UserError
 from memlaw_jax.training.method import METHODS, RELEASED, Method
 
 if TYPE_CHECKING:
-    from memlaw_jax.models import LoraConfig
-    from memlaw_jax.training.optim import OptimConfig
+    from memlaw_jax.training.sweep_config import SweepConfig
 
 Name = Literal["paper", "standard"]
 CUSTOM = "custom"  # what records say of a sweep that follows neither
@@ -25,7 +24,8 @@ CUSTOM = "custom"  # what records say of a sweep that follows neither
 class Protocol:
     """Settings that a protocol fixes, and its defaults for others; both by the names of `LoraConfig`, `OptimConfig`.
 
-    A method by one of the names in `methods` has the settings that stand there, but for its curriculum.
+    A method by one of the names in `methods` has the settings that stand there, but for its curriculum; `shortcuts`
+    says whether cells may end early or be left out.
     """
 
     lora: Mapping[str, Any]
@@ -33,6 +33,7 @@ class Protocol:
     steps: int
     seeds: tuple[int, ...]
     methods: Mapping[str, Method]
+    shortcuts: bool
 
     def fill(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The values of a config, with the protocol's for all that they leave out."""
@@ -47,15 +48,21 @@ class Protocol:
             filled["optim"] = {**optim, "steps": self.steps}
         return filled
 
-    def check(self, name: str, lora: LoraConfig, optim: OptimConfig, methods: Sequence[Method]) -> None:
+    def check(self, name: str, config: SweepConfig, methods: Sequence[Method]) -> None:
         """Refuses settings that the protocol fixes otherwise."""
+        for key, value, whole in (("stop", config.stop, "budget"), ("skip", config.skip, "none")):
+            if not self.shortcuts and value != whole:
+                raise UserError(
+                    f"protocol {name} trains every cell to the end, and {key} is {value}; set {key} to {whole}, or "
+                    "leave `protocol` out and choose every setting yourself."
+                )
         for method in methods:
             if method.objective not in [fixed.objective for fixed in self.methods.values()]:
                 raise UserError(
                     f"protocol {name} fixes what its methods are, and {method.name} is {method.objective}; name "
                     f"the method alone, or leave `protocol` out and choose every setting yourself."
                 )
-        for part, fixed, found in (("lora", self.lora, lora), ("optim", self.optim, optim)):
+        for part, fixed, found in (("lora", self.lora, config.lora), ("optim", self.optim, config.optim)):
             for key, value in fixed.items():
                 if getattr(found, key) != value:
                     raise UserError(
@@ -76,6 +83,7 @@ PROTOCOLS: dict[str, Protocol] = {
         steps=2000,  # of one long text; a phone book has 200 epochs, with a batch by its length
         seeds=(42,),
         methods=RELEASED,
+        shortcuts=False,
     ),
     "standard": Protocol(
         lora={"init": "peft", "dropout": 0.0},
@@ -83,5 +91,6 @@ PROTOCOLS: dict[str, Protocol] = {
         steps=400,
         seeds=(0, 1, 2),
         methods=METHODS,
+        shortcuts=True,
     ),
 }

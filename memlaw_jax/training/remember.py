@@ -13,6 +13,7 @@ from memlaw_jax.errors import UserError
 from memlaw_jax.models import Adapter, Base, DecoderConfig, LoraConfig, load_adapter
 from memlaw_jax.readout import recall
 from memlaw_jax.tasks import Task, pad
+from memlaw_jax.training.frozen import Frozen
 from memlaw_jax.training.logging import Watcher
 from memlaw_jax.training.optim import OptimConfig
 from memlaw_jax.training.sweep import ADAPTERS, run_sweep
@@ -63,6 +64,7 @@ def remember(
     """
     ranks = [rank] if rank is not None else list(_doubling(base, task, lora, law))
     records: list[dict[str, Any]] = []
+    frozen = Frozen(base, lora)
     for wanted in ranks:
         config = SweepConfig(
             task=task,
@@ -77,7 +79,7 @@ def remember(
             adapters=True,
             lanes=1,
         )
-        records += run_sweep(base, config, out, watch).records
+        records += run_sweep(base, config, out, watch, frozen).records
         if records[-1]["exact_match"] == 1.0:
             break
     kept = max(records, key=lambda record: (record["exact_match"], record["token_accuracy"], -record["rank"]))

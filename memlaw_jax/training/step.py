@@ -17,10 +17,11 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from memlaw_jax.models import Cut, DecoderConfig, Dropout, Upper
+from memlaw_jax.models.decoder import Remat
 from memlaw_jax.models.lora import AdapterWeights
 from memlaw_jax.objectives import Objective, TokenScores, weighted_loss
 from memlaw_jax.objectives.objective import State
-from memlaw_jax.readout import Batch, score
+from memlaw_jax.readout import Batch, DataSets, score
 from memlaw_jax.training import adamw
 from memlaw_jax.training.optim import OptimConfig
 
@@ -32,7 +33,8 @@ LN2 = math.log(2)
 class Program:
     """What the compiler must know: hashable, one compilation each (and each shape).
 
-    Each lane follows one of the `objectives`; all are computed, which costs nothing beside the forward pass.
+    Each lane follows one of the `objectives`; all are computed, which costs nothing beside the forward pass. `remat`
+    is what the backward pass computes again instead of keeping it (`models.decoder.Remat`).
     """
 
     config: DecoderConfig
@@ -40,6 +42,7 @@ class Program:
     objectives: tuple[Objective, ...]
     optim: OptimConfig
     dropout: float = 0.0
+    remat: Remat = "none"
 
 
 @struct.dataclass
@@ -64,6 +67,7 @@ class LaneSettings:
     total_steps: Int[Array, ""]
     seed: UInt32[Array, ""]
     objective: Int[Array, ""]
+    data: Int[Array, ""]
 
 
 @struct.dataclass
@@ -109,7 +113,7 @@ def train_step(
         dropout = Dropout(key=key, rate=program.dropout)
 
     def objective(weights: AdapterWeights) -> tuple[Array, tuple[TokenScores, Array, tuple[State, ...]]]:
-        scores = score(program.config, program.cut, upper, batch, weights, settings.scale, dropout)
+        scores = score(program.config, program.cut, upper, batch, weights, settings.scale, dropout, program.remat)
         token_weights, memory = _weigh(program, lane.memory, settings.objective, scores, batch)
         return weighted_loss(scores.nats, token_weights), (scores, token_weights, memory)
 
@@ -172,18 +176,19 @@ def run_steps(
     lanes: Lane,
     settings: LaneSettings,
     upper: Upper,
-    data: Batch,
+    data: DataSets,
     rows: Int[Array, "K N B"] | Int[Array, "K N 0"],
 ) -> tuple[Lane, Metrics]:
     """K steps of N lanes in one dispatch; metrics are `[K, N]`.
 
-    `rows` picks each lane's samples at each step. With no columns every step reads all of `data`, whose features
-    then stay shared between the lanes, so that their first product is one GEMM.
+    `rows` picks each lane's samples at each step out of its own data set. With no columns every step reads all of it;
+    the features then stay shared between the lanes, so that their first product is one GEMM.
     """
     whole = rows.shape[-1] == 0
 
     def one(lane: Lane, setting: LaneSettings, picked: Int[Array, " B"]) -> tuple[Lane, Metrics]:
-        return train_step(program, lane, setting, upper, data if whole else data.pick(picked))
+        batch = data.whole(setting.data) if whole else data.pick(setting.data, picked)
+        return train_step(program, lane, setting, upper, batch)
 
     def step(lanes: Lane, picked: Int[Array, "N B"]) -> tuple[Lane, Metrics]:
         return jax.vmap(one)(lanes, settings, picked)

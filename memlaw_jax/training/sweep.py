@@ -6,17 +6,19 @@ import os
 import warnings
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from memlaw_jax.models import Base, LoraConfig
 from memlaw_jax.results import ResultStore
 from memlaw_jax.tasks import Task
 from memlaw_jax.training.checkpoint import Checkpoints
+from memlaw_jax.training.frozen import Frozen
 from memlaw_jax.training.grid import Grid
 from memlaw_jax.training.logging import Watcher
 from memlaw_jax.training.optim import OptimConfig
 from memlaw_jax.training.protocol import Name
+from memlaw_jax.training.saturation import Saturation
 from memlaw_jax.training.sweep_config import SweepConfig
 
 if TYPE_CHECKING:
@@ -27,10 +29,11 @@ CHECKPOINTS, ADAPTERS = "checkpoints", "adapters"
 
 @dataclass(frozen=True)
 class SweepResults:
-    """The finished cells of a grid."""
+    """The finished cells of a grid, and those that were left out because others showed what they would say."""
 
     directory: os.PathLike[str]
     records: list[dict[str, Any]]
+    skipped: list[dict[str, Any]] = field(default_factory=list)
 
     def frame(self) -> pd.DataFrame:
         """One row a cell, with the record's fields as columns."""
@@ -40,11 +43,19 @@ class SweepResults:
 
 
 def run_sweep(
-    base: Base, config: SweepConfig, out: str | os.PathLike[str], watch: Watcher | None = None
+    base: Base,
+    config: SweepConfig,
+    out: str | os.PathLike[str],
+    watch: Watcher | None = None,
+    frozen: Frozen | None = None,
 ) -> SweepResults:
     """Runs the cells of a grid that `out` does not hold yet; each is saved the moment it finishes.
 
-    Lanes in training are saved too, every 20 seconds, and go on from there when the same sweep is run again.
+    Lanes in training are saved too, every 20 seconds, and go on from there when the same sweep is run again. The
+    base's weights move to the host's memory (`Base.spill`).
+
+    Args:
+      frozen: features and weights of other sweeps, for this one too.
 
     Raises:
       UserError: a cell that cannot be run (said before any is), or a folder that belongs to another grid.
@@ -55,19 +66,25 @@ def run_sweep(
         _warn_of_what_is_missing(store, config, {cell.id for cell in grid.cells})
         if watch:
             watch.begin(total=len(grid.cells), done=len(grid.cells) - len(todo), work=grid.work(todo))
+        saturation = Saturation(grid, store.records)
+        skip = saturation.shows if config.skip == "saturated" else None
         try:
-            for planned, outcome in grid.run(todo, checkpoints, watch):
+            for planned, outcome in grid.run(todo, checkpoints=checkpoints, watch=watch, frozen=frozen, skip=skip):
                 if config.adapters:
                     outcome.adapter(base).save(store.directory / ADAPTERS / planned.id)
-                store.append(*grid.saved(planned, outcome))
+                record, tokens = grid.saved(planned, outcome)
+                store.append(record, tokens)
+                saturation.add(record)
                 if watch:
                     watch.finished(planned.cell, outcome)
             checkpoints.remove()
+            saturation.save(store.directory)
         finally:
             if watch:
                 watch.end()
         ids = {cell.id for cell in grid.cells}
-        return SweepResults(store.directory, [record for record in store.records if record["cell_id"] in ids])
+        records = [record for record in store.records if record["cell_id"] in ids]
+        return SweepResults(store.directory, records, list(saturation.skipped.values()))
 
 
 def _warn_of_what_is_missing(store: ResultStore, config: SweepConfig, cells: set[str]) -> None:

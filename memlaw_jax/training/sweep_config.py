@@ -9,9 +9,10 @@ from pydantic import Field
 
 from memlaw_jax.errors import UserError
 from memlaw_jax.models import LoraConfig
+from memlaw_jax.models.decoder import Remat
 from memlaw_jax.settings import Count, PathText, Seed, settings
 from memlaw_jax.tasks import Task, make_task
-from memlaw_jax.training.cell import Stop
+from memlaw_jax.training.cell import Skip, Stop
 from memlaw_jax.training.lanes import LANES, STEPS_PER_DISPATCH
 from memlaw_jax.training.method import METHODS, Method, make_method
 from memlaw_jax.training.optim import OptimConfig, Positive
@@ -35,6 +36,10 @@ class SweepConfig:
       steps_per_dispatch: optimiser steps between two looks of the host.
       stop: `recalled` ends a cell once all its samples are recalled word for word, `certain` once every answer token
         has p > ½ as well, `budget` when its steps are spent.
+      skip: `saturated` leaves out cells of which others show that nothing would be left to learn
+        (`training.saturation`).
+      remat: what the backward pass computes again, `none`, `dots` or `blocks`; null is what memory asks for.
+      attention: null is what suits the platform (`models.attention`).
       decode: whether finished cells are decoded greedily, for token accuracy without the true tokens before it.
       adapters: whether the adapters themselves are kept, in `adapters/<cell_id>`.
       out: the results folder.
@@ -56,6 +61,8 @@ class SweepConfig:
     lanes: Count = LANES
     steps_per_dispatch: Count = STEPS_PER_DISPATCH
     stop: Stop = "budget"
+    skip: Skip = "none"
+    remat: Remat | None = None
     decode: bool = False
     adapters: bool = False
     out: PathText | None = None
@@ -74,7 +81,7 @@ class SweepConfig:
         self.made_task()
         methods = self.made_methods()
         if self.protocol is not None:
-            PROTOCOLS[self.protocol].check(self.protocol, self.lora, self.optim, methods)
+            PROTOCOLS[self.protocol].check(self.protocol, self, methods)
 
     def made_task(self) -> Task:
         """The task itself."""

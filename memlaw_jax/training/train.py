@@ -33,7 +33,12 @@ def train(
       UserError: a record or a setting that does not fit the model.
     """
     lora, optim = lora or LoraConfig(), optim or OptimConfig(steps=400)
-    cell = Cell(lora=lora, seed=seed, learning_rate=optim.learning_rate, objective=objective or Sft())
-    encoded = encode(base, records)
-    (outcome,) = train_cells(base, encoded, [cell], optim=optim, curriculum=curriculum, stop=stop, listen=listen)
+    cell = Cell(
+        lora=lora,
+        seed=seed,
+        learning_rate=optim.learning_rate,
+        objective=objective or Sft(),
+        curriculum=curriculum,
+    )
+    (outcome,) = train_cells(base, encode(base, records), [cell], optim=optim, stop=stop, listen=listen)
     return outcome.adapter(base), outcome.history

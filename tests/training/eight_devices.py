@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from memlaw_jax.models import load_base
-from memlaw_jax.training import Placement, pool
+from memlaw_jax.training import Frozen, Placement, pool
 
 from . import lab
 
@@ -43,7 +43,8 @@ def main(model: str) -> None:
     found: dict[str, Any] = {"devices": jax.device_count()}
     for name, placement in (("one", Placement(one)), ("all", Placement())):
         pool.run_steps = Compiled(original)  # type: ignore[attr-defined]
-        outcomes = lab.run(base, lab.sequence(base), lab.cells(), placement=placement)
+        frozen = Frozen(base, lab.cells()[0].lora, placement=placement)
+        outcomes = lab.run(base, lab.sequence(base), lab.cells(), frozen=frozen)
         found[name] = {cell: [float(x) for x in outcome.history.loss] for cell, outcome in outcomes.items()}
         found[f"{name} final"] = {cell: outcome.final.loss for cell, outcome in outcomes.items()}
         texts = pool.run_steps.texts  # type: ignore[attr-defined]

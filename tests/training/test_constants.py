@@ -65,8 +65,9 @@ def test_frozen_weights_are_arguments_of_every_compiled_program() -> None:
         total_steps=jnp.array([4, 4]),
         seed=jnp.array([0, 1], jnp.uint32),
         objective=jnp.zeros(2, jnp.int32),
+        data=jnp.zeros(2, jnp.int32),
     )
     rows = np.zeros((3, 2, 0), np.int32)
     assert largest(run_steps, program, lanes, settings, upper, data, rows, static=(0,)) < MEGABYTE
-    verified = base.config, program.cut, upper, data, lanes.weights, ones, np.zeros(1, np.int32)
+    verified = base.config, program.cut, upper, data, lanes.weights, ones, settings.data, np.zeros(1, np.int32)
     assert largest(_verify_rows, *verified, static=(0, 1)) < MEGABYTE

@@ -241,7 +241,7 @@ def test_another_peak_rate_or_number_of_steps_needs_no_other_program(base: Base,
     assert traces[0] == traces[1] > 0
 
 
-@pytest.mark.parametrize("step", ["prepare", "verify", "run_steps"])
+@pytest.mark.parametrize("step", ["frozen.features_of", "pool.verify", "pool.run_steps"])
 def test_a_device_without_memory_is_told_in_one_sentence(
     base: Base, sequence: Encoded, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -250,6 +250,6 @@ def test_a_device_without_memory_is_told_in_one_sentence(
     def full(*_: object) -> None:
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr(f"memlaw_jax.training.pool.{step}", full)
+    monkeypatch.setattr(f"memlaw_jax.training.{step}", full)
     with pytest.raises(UserError, match="no memory for lanes 4"):
         lab.run(base, sequence, lab.cells(), lanes=4)

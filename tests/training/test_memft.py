@@ -125,8 +125,8 @@ CURRICULUM = Curriculum(ratios=(0.3, 0.6, 1.0), boundaries=(3, 6), drop_last=Tru
 
 def test_a_curriculum_trains_as_written_out_and_counts_its_visits(base: Base, book: Encoded) -> None:
     optim = OptimConfig(epochs=9, batch_size=2, clip=0.8)
-    one = cell("ot skip")
-    outcome = lab.run(base, book, [one], optim=optim, curriculum=CURRICULUM, steps_per_dispatch=5)[one.name]
+    one = dataclasses.replace(cell("ot skip"), curriculum=CURRICULUM)
+    outcome = lab.run(base, book, [one], optim=optim, steps_per_dispatch=5)[one.name]
     order = Order(seed=1, samples=7, batch=2, curriculum=CURRICULUM)
     steps = 3 * 1 + 3 * 2 + 3 * 3  # of 7 samples: 2, 4 and 6 are read, two at a time
     assert order.steps(9) == steps == outcome.steps

@@ -50,6 +50,7 @@ def step(base: Base, sequence: Encoded) -> Step:
             total_steps=jnp.array(total, jnp.int32),
             seed=jnp.arange(3, dtype=jnp.uint32),
             objective=jnp.zeros(3, jnp.int32),
+            data=jnp.zeros(3, jnp.int32),
         )
         lanes, seen = jax.vmap(lambda weights: new_lane(program, weights, 1, 1))(adapters(base)), []
         for _ in range(steps):
