@@ -22,7 +22,7 @@ from memlaw_jax.models import Adapter, Base, LoraConfig
 from memlaw_jax.objectives import Sft
 from memlaw_jax.readout import recall
 from memlaw_jax.tasks import Encoded, Sample
-from memlaw_jax.training import Cell, OptimConfig, Outcome
+from memlaw_jax.training import Cell, OptimConfig, Outcome, Placement
 from memlaw_jax.training.order import Order
 
 from . import lab
@@ -253,3 +253,15 @@ def test_a_device_without_memory_is_told_in_one_sentence(
     monkeypatch.setattr(f"memlaw_jax.training.{step}", full)
     with pytest.raises(UserError, match="no memory for lanes 4"):
         lab.run(base, sequence, lab.cells(), lanes=4)
+
+
+def test_nothing_crosses_between_host_and_device_inside_a_dispatch(
+    base: Base, book: Encoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guard stands around every dispatch; rows that are still on the host are refused by it."""
+    cells, optim = lab.cells()[:2], OptimConfig(steps=2, batch_size=3)
+    assert lab.run(base, book, cells, optim=optim)
+    original = Placement.spread
+    monkeypatch.setattr(Placement, "spread", lambda self, tree, axis=0: tree if axis else original(self, tree))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        lab.run(base, book, cells, optim=optim)
