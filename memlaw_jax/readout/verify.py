@@ -19,7 +19,7 @@ from memlaw_jax.models.lora import AdapterWeights
 from memlaw_jax.objectives import TokenScores, token_scores
 from memlaw_jax.readout.batch import Batch, DataSets
 
-VERIFY_TOKENS = 8192  # tokens of one pass over all its adapters, or one sample of each, which bounds the logits held
+VERIFY_TOKENS = 8192  # tokens of one pass over all its adapters, or one sample of each, which bounds its activations
 
 
 def score(
