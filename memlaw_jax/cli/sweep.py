@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     begun = time.perf_counter()
     config = read_config(args.config, args.overrides)
     out = Path(args.out or config.out or Path("runs") / Path(args.config).stem)
-    base = load_base(config.model, config.dtype)
+    base = load_base(config.model, config.dtype, attention=config.attention)
     log = Log(out, bar=not args.json)
     results = run_sweep(base, config, out, log)
     seconds = round(time.perf_counter() - begun, 1)

@@ -1,10 +1,25 @@
-"""Causal grouped-query attention, in the form that suits the platform."""
+"""Causal grouped-query attention, in the form that suits the platform.
+
+| form | where `auto` takes it | memory |
+|---|---|---|
+| `cudnn` | NVIDIA GPUs from Ampere on, bfloat16 and float16, heads in steps of 8 to 128 | no scores |
+| `splash` | TPUs, one a program, bfloat16 and float32, heads in steps of 64 | no scores |
+| `xla` | everywhere else, short rows, rows with a mask | all scores of a block of queries (`attention_blocked`) |
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from memlaw_jax.errors import UserError
+from memlaw_jax.models.attention_blocked import attend_blocked, block_size, in_reach, on_one_device
+from memlaw_jax.models.attention_splash import attend_splash
+
+KERNEL_TOKENS = 128  # what a kernel computes at least; shorter rows are quick in any form
 
 
 def attend(
@@ -13,23 +28,91 @@ def attend(
     v: Float[Array, "B T K d"],
     valid: Bool[Array, "B T"] | None = None,
     window: int | None = None,
+    kind: str = "auto",
 ) -> Float[Array, "B T H d"]:
     """Softmax attention of each token over itself and those before it, at most `window` of them, scaled by 1/√d.
 
-    `valid` says which tokens are no padding. Scores and softmax are float32. On a CPU heads come first, so that every
-    product is a plain batched GEMM, which takes XLA half the time of `jax.nn.dot_product_attention`.
+    `valid` says which tokens are no padding. It is needed only where padding comes first (causality hides the rest),
+    which is no training step, so the kernels go without it and `xla` serves whatever `kind` says. Scores and softmax
+    are float32. Gradients are first-order.
+
+    Raises:
+      UserError: a kernel is asked for by name that has no form for this dtype or width of head.
     """
-    if jax.default_backend() == "cpu":
-        return _heads_first(q, k, v, valid, window)
-    return jax.nn.dot_product_attention(
-        q,
-        k,
-        v,
-        is_causal=True,
-        mask=None if valid is None else valid[:, None, None, :],
-        # jax counts the keys to the left of the query, Hugging Face the window with the query in it
-        local_window_size=None if window is None else (window - 1, 0),
-    )
+    tokens, width = q.shape[1], q.shape[-1]
+    if kind == "auto":
+        kind = _choice(tokens, width, q.dtype)
+    elif (why := _refusal(kind, width, q.dtype)) is not None:
+        raise UserError(why)
+    if kind == "cudnn" and valid is None:
+        return _attend_cudnn(q, k, v, window)
+    if kind == "splash" and valid is None:
+        return attend_splash(q, k, v, window)
+    return attend_blocked(q, k, v, valid, window, block_size(tokens))
+
+
+def _attend_cudnn(
+    q: Float[Array, "B T H d"], k: Float[Array, "B T K d"], v: Float[Array, "B T K d"], window: int | None
+) -> Float[Array, "B T H d"]:
+    """cuDNN's flash attention, whose gradients want even numbers of tokens: one at the right end harms none before."""
+    tokens = q.shape[1]
+    q, k, v = (jnp.pad(x, ((0, 0), (0, tokens % 2), (0, 0), (0, 0))) for x in (q, k, v))
+    # jax counts the keys to the left of the query, Hugging Face the window with the query in it
+    reach = None if window is None else (window - 1, 0)
+    out = jax.nn.dot_product_attention(q, k, v, is_causal=True, local_window_size=reach, implementation="cudnn")
+    return out[:, :tokens]
+
+
+def check_attention(kind: str, width: int, dtype: Any, device: jax.Device) -> None:
+    """Refuses a form of attention that `device` lacks for heads of this width and dtype.
+
+    Raises:
+      UserError: it does; what to do instead is said.
+    """
+    if (why := _refusal(kind, width, dtype)) is not None:
+        raise UserError(why)
+    if kind == "cudnn" and not _has_cudnn(device):
+        needs = "an NVIDIA GPU of compute capability 8.0 or higher"
+    elif kind == "splash" and device.platform != "tpu":
+        needs = "a TPU"
+    else:
+        return
+    raise UserError(f"attention is {kind!r}, which needs {needs}, and this is a {device.device_kind}; choose 'auto'.")
+
+
+def _refusal(kind: str, width: int, dtype: Any) -> str | None:
+    """Why a kernel cannot take heads of this width and dtype, if it cannot."""
+    dtypes, step, widest = {
+        "cudnn": (("bfloat16", "float16"), 8, 128),
+        "splash": (("bfloat16", "float32"), 64, 256),
+    }.get(kind, ((jnp.dtype(dtype).name,), 1, width))
+    if (name := jnp.dtype(dtype).name) not in dtypes:
+        return f"attention is {kind!r}, which needs dtype {' or '.join(dtypes)}, not {name}; choose one or 'auto'."
+    if width % step or width > widest:
+        return (
+            f"attention is {kind!r}, which needs a head_dim that is a multiple of {step} up to {widest}, not {width}; "
+            "choose 'auto'."
+        )
+    return None
+
+
+def _choice(tokens: int, width: int, dtype: Any) -> str:
+    """What `auto` is here."""
+    device = jax.devices()[0]
+    kind = {"gpu": "cudnn", "tpu": "splash"}.get(jax.default_backend(), "xla")
+    if tokens < KERNEL_TOKENS or _refusal(kind, width, dtype) is not None:
+        return "xla"
+    if kind == "cudnn":
+        return kind if _has_cudnn(device) else "xla"
+    # The compiler can neither split a Mosaic kernel over devices nor multiply bfloat16 in it as if it were float32.
+    exact = getattr(jax.config, "jax_default_matmul_precision", None) in ("highest", "float32", "high", "tensorfloat32")
+    return kind if kind == "xla" or (on_one_device() and not exact) else "xla"
+
+
+def _has_cudnn(device: jax.Device) -> bool:
+    """Whether cuDNN's flash attention runs on a device: compute capability 8.0; AMD's are named otherwise."""
+    major = str(getattr(device, "compute_capability", "")).partition(".")[0]
+    return device.platform == "gpu" and major.isdigit() and int(major) >= 8
 
 
 def attend_cached(
@@ -51,38 +134,8 @@ def attend_cached(
     own = jnp.einsum("bkqd,bkd->bkq", rows, k, preferred_element_type=jnp.float32)[..., None]
     scores = jnp.einsum("bkqd,bkdc->bkqc", rows, cached_k, preferred_element_type=jnp.float32)
     distance = positions[:, None] - jnp.arange(cached_k.shape[-1])
-    seen = ((distance > 0) & _in_reach(distance, window))[:, None, None]
+    seen = ((distance > 0) & in_reach(distance, window))[:, None, None]
     scores = jnp.concatenate([own, jnp.where(seen, scores, jnp.finfo(jnp.float32).min)], axis=-1)
     weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
     mixed = weights[..., :1] * v[:, :, None] + jnp.einsum("bkqc,bkcd->bkqd", weights[..., 1:], cached_v)
     return mixed.reshape(batch, heads, width)
-
-
-def _in_reach(distance: Int[Array, "*B"], window: int | None) -> Bool[Array, "*B"]:
-    """Whether a key so many tokens before the query is one that it sees."""
-    return (distance >= 0) if window is None else (distance >= 0) & (distance < window)
-
-
-def _heads_first(
-    q: Float[Array, "B T H d"],
-    k: Float[Array, "B T K d"],
-    v: Float[Array, "B T K d"],
-    valid: Bool[Array, "B T"] | None,
-    window: int | None,
-) -> Float[Array, "B T H d"]:
-    batch, tokens, heads, width = q.shape
-    groups = k.shape[2]
-    # Heads that share keys and values become rows of one product.
-    rows = q.reshape(batch, tokens, groups, heads // groups, width).transpose(0, 2, 3, 1, 4)
-    rows = (rows * width**-0.5).reshape(batch, groups, -1, width)
-    keys, values = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-    scores = jnp.einsum("bkqd,bksd->bkqs", rows, keys, preferred_element_type=jnp.float32)
-    scores = scores.reshape(batch, groups, heads // groups, tokens, tokens)
-    seen = _in_reach(jnp.arange(tokens)[:, None] - jnp.arange(tokens), window)
-    if valid is not None:
-        seen = seen & valid[:, None, None, None, :]
-    # A row of padding may see nothing; a finite floor keeps it from becoming NaN.
-    weights = jax.nn.softmax(jnp.where(seen, scores, jnp.finfo(jnp.float32).min), axis=-1).astype(q.dtype)
-    mixed = jnp.einsum("bkqs,bksd->bkqd", weights.reshape(batch, groups, -1, tokens), values)
-    mixed = mixed.reshape(batch, groups, heads // groups, tokens, width).transpose(0, 3, 1, 2, 4)
-    return mixed.reshape(batch, tokens, heads, width)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -13,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from memlaw_jax.errors import UserError
 from memlaw_jax.models.adapter import Adapter
+from memlaw_jax.models.attention import check_attention
 from memlaw_jax.models.checkpoint import fingerprint, read_config, read_params
 from memlaw_jax.models.config import DecoderConfig
 from memlaw_jax.models.cut import Cut, frozen_features, run_upper, upper_weights
@@ -59,36 +62,50 @@ class Base:
             self.config, Cut.of(self.config, adapter.lora), params, tokens, adapter.weights, adapter.lora.scale
         )
 
-    def spill(self) -> None:
-        """Moves `params`, in place, to the host's memory: training needs on the device what is above its cut only.
+    @contextmanager
+    def spilled(self) -> Iterator[None]:
+        """For a while, `params` are in the host's memory: training needs on the device what is above its cut only.
 
-        The base goes on working; what needs all its weights borrows them with `near`.
+        Meanwhile what needs all of them borrows them with `near`; afterwards they are back in place.
         """
-        for name, part in self.params.items():
-            self.params[name] = jax.tree.map(lambda leaf: _moved(leaf, HOST), part)
+        try:
+            self._move(HOST)
+            yield
+        finally:
+            self._move(DEVICE)
 
     def near(self) -> Params:
-        """The weights on their devices: `params` itself, or a copy of what was spilled, to be dropped after use."""
+        """The weights on their devices: `params` itself, or a copy of what is spilled, to be dropped after use."""
         return jax.tree.map(lambda leaf: _moved(leaf, DEVICE), self.params)
 
+    def _move(self, memory: str) -> None:
+        for name, part in self.params.items():
+            self.params[name] = jax.tree.map(lambda leaf: _moved(leaf, memory), part)
 
-def load_base(source: str | epath.PathLike, dtype: str = "float32", mesh: Mesh | None = None) -> Base:
+
+def load_base(
+    source: str | epath.PathLike, dtype: str = "float32", mesh: Mesh | None = None, attention: str = "auto"
+) -> Base:
     """Loads `"embedded"`, a Hugging Face directory, or a hub id that is downloaded or in the local cache.
 
     Args:
       dtype: of the weights and activations, whatever the files hold.
       mesh: devices to spread the weights over, along its axes `fsdp` and `tensor` (`models.sharding`); None is one
         device.
+      attention: how it is computed, by platform (`auto`) or by name (`models.attention`).
 
     Raises:
-      UserError: no such model, an unsupported architecture or feature, a missing, extra or mis-shaped tensor.
+      UserError: no such model, an unsupported architecture or feature, a missing, extra or mis-shaped tensor, a form of
+        attention that does not exist or cannot work here.
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}; allowed are {', '.join(DTYPES)}.")
     if mesh is not None:  # with explicit axes, jax.make_mesh's default, JAX asks each product for its sharding
         mesh = Mesh(mesh.devices, mesh.axis_names)
     directory = model_directory(str(source))
-    config = read_config(directory)
+    config = replace(read_config(directory), attention=attention)
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    check_attention(attention, config.head_dim, DTYPES[dtype], device)
     return Base(
         name=EMBEDDED if str(source) == EMBEDDED else str(source),
         config=config,
@@ -102,7 +119,7 @@ def load_base(source: str | epath.PathLike, dtype: str = "float32", mesh: Mesh |
 
 def _moved(leaf: Array, memory: str) -> Array:
     """An array in that kind of memory, spread over the devices as it was."""
-    if leaf.sharding.memory_kind == memory:
+    if not isinstance(leaf, jax.Array) or leaf.sharding.memory_kind == memory:  # NumPy's go wherever they are used
         return leaf
     return jax.device_put(leaf, leaf.sharding.with_memory_kind(memory))
 

@@ -16,6 +16,9 @@ ARCHITECTURES = {
     "mistral": "MistralForCausalLM",
 }
 
+# Forms of attention (`models.attention`).
+ATTENTION = ("auto", "xla", "cudnn", "splash")
+
 # Keys of `config.json` that change no number of a forward pass in evaluation mode, or are read below.
 _READ = {
     "model_type", "architectures", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
@@ -50,7 +53,8 @@ class DecoderConfig:
     """Shape and constants of one decoder of the Qwen3, Llama 3.x, Qwen2/2.5 or Mistral family.
 
     Widths are numbers of features, `sliding_window` a number of tokens (None: full causal attention),
-    `max_positions` the longest sequence in tokens that the checkpoint claims to handle.
+    `max_positions` the longest sequence in tokens that the checkpoint claims to handle. `attention` is how to compute
+    it, one of `ATTENTION`: no part of a checkpoint, neither read from a `config.json` nor written to one.
     """
 
     family: str
@@ -68,8 +72,11 @@ class DecoderConfig:
     attention_bias: bool = False
     sliding_window: int | None = None
     max_positions: int = 4096
+    attention: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.attention not in ATTENTION:
+            raise UserError(f"attention is {self.attention!r}; allowed are {', '.join(ATTENTION)}.")
         if self.family not in ARCHITECTURES:
             raise UserError(f"model family {self.family!r} is not supported; supported: {', '.join(ARCHITECTURES)}")
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads"):

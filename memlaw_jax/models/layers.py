@@ -113,7 +113,7 @@ class Attention(nn.Module):
             old_v: Array = self.get_variable("cache", "v")
             mixed = attend_cached(q[:, 0], k[:, 0], v[:, 0], old_k, old_v, positions[:, 0], cfg.sliding_window)
         else:
-            mixed = attend(q, k, v, valid, cfg.sliding_window)
+            mixed = attend(q, k, v, valid, cfg.sliding_window, cfg.attention)
         return LoraDense(cfg.hidden_size, False, self.dropout, name="o_proj")(mixed.reshape(*x.shape[:-1], -1))
 
 

@@ -83,7 +83,6 @@ class Grid:
 
         frozen = frozen or Frozen(self.base, todo[0].cell.lora, placement=self.placement)
         frozen.learn(sets)
-        self.base.spill()
         outcomes = train_cells(
             self.base,
             sets,
@@ -98,8 +97,9 @@ class Grid:
             listen=listen,
             skip=None if skip is None else lambda cell: skip(by_name[cell.name]),
         )
-        for outcome in outcomes:
-            yield by_name[outcome.cell.name], outcome
+        with self.base.spilled():
+            for outcome in outcomes:
+                yield by_name[outcome.cell.name], outcome
 
     def saved(self, planned: PlannedCell, outcome: Outcome) -> tuple[dict[str, Any], dict[str, Any]]:
         """The cell's line in `results.jsonl` and its per-token arrays."""

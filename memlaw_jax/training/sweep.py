@@ -52,7 +52,7 @@ def run_sweep(
     """Runs the cells of a grid that `out` does not hold yet; each is saved the moment it finishes.
 
     Lanes in training are saved too, every 20 seconds, and go on from there when the same sweep is run again. The
-    base's weights move to the host's memory (`Base.spill`).
+    base's weights are in the host's memory meanwhile (`Base.spilled`).
 
     Args:
       frozen: features and weights of other sweeps, for this one too.

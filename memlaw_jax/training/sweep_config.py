@@ -39,7 +39,7 @@ class SweepConfig:
       skip: `saturated` leaves out cells of which others show that nothing would be left to learn
         (`training.saturation`).
       remat: what the backward pass computes again, `none`, `dots` or `blocks`; null is what memory asks for.
-      attention: null is what suits the platform (`models.attention`).
+      attention: `auto`, `xla`, `cudnn` or `splash` (`models.attention`).
       decode: whether finished cells are decoded greedily, for token accuracy without the true tokens before it.
       adapters: whether the adapters themselves are kept, in `adapters/<cell_id>`.
       out: the results folder.
@@ -52,6 +52,7 @@ class SweepConfig:
     protocol: Name | None = None
     model: str = "embedded"
     dtype: str = "float32"
+    attention: str = "auto"
     lengths: Annotated[tuple[Count | None, ...], Field(min_length=1)] = (None,)
     methods: Annotated[tuple[Any, ...], Field(min_length=1)] = ("sft",)
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)

@@ -134,11 +134,11 @@ def test_features_in_chunks_are_those_of_one_pass(
 
 def test_an_empty_row_has_no_answer(base: Base, encoded: Encoded) -> None:
     data = batch.prepare(base, encoded, Cut.of(base.config, LORA))
-    picked = data.pick(np.array([2, -1, 6, -1]))
-    for mask, whole in ((picked.answer_mask, data.answer_mask), (picked.train_mask, data.train_mask)):
+    picked = data.pick(np.int32(0), np.array([2, -1, 6, -1]))
+    for mask, whole in ((picked.answer_mask, data.answer_mask[0]), (picked.train_mask, data.train_mask[0])):
         np.testing.assert_array_equal(mask[::2], whole[np.array([2, 6])])
         assert not np.asarray(mask)[1::2].any()
-    np.testing.assert_array_equal(picked.labels[::2], data.labels[np.array([2, 6])])
+    np.testing.assert_array_equal(picked.labels[::2], data.labels[0, np.array([2, 6])])
 
 
 def test_an_adapter_of_another_model_is_refused(base: Base, samples: list[Sample], trained: list[Outcome]) -> None:

@@ -11,11 +11,12 @@ import jax
 import numpy as np
 import pytest
 
+import memlaw_jax as ml
 from memlaw_jax.errors import UserError
 from memlaw_jax.models import Base, LoraConfig, load_base
 from memlaw_jax.models.base import DEVICE, HOST
 from memlaw_jax.tasks import Encoded, Sample, pad
-from memlaw_jax.training import Cell, Frozen, frozen, train_cells
+from memlaw_jax.training import Cell, Frozen, OptimConfig, frozen, pool, train_cells
 
 from . import lab
 from .test_lanes import assert_identical, assert_same
@@ -149,14 +150,35 @@ def test_weights_below_the_cut_leave_the_device_and_the_base_goes_on_working(tin
     expected = np.asarray(base.logits(tokens))
     kept = Frozen(base, LoraConfig(layers=(2,)))
     before = device_bytes()
-    base.spill()
-    freed = before - device_bytes()
-    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(base.params))
-    above = kept.upper.norm["scale"].nbytes + kept.upper.head.nbytes  # still held by what training uses
-    assert freed >= whole - above
-    assert {leaf.sharding.memory_kind for leaf in jax.tree.leaves(base.params)} == {HOST}
+    with base.spilled():
+        freed = before - device_bytes()
+        whole = sum(leaf.nbytes for leaf in jax.tree.leaves(base.params))
+        above = kept.upper.norm["scale"].nbytes + kept.upper.head.nbytes  # still held by what training uses
+        assert freed >= whole - above
+        assert {leaf.sharding.memory_kind for leaf in jax.tree.leaves(base.params)} == {HOST}
+        np.testing.assert_array_equal(base.logits(tokens), expected)
+        assert device_bytes() < before - freed + 10_000  # what the logits borrowed is gone again
+    assert {leaf.sharding.memory_kind for leaf in jax.tree.leaves(base.params)} == {DEVICE}
     np.testing.assert_array_equal(base.logits(tokens), expected)
-    assert device_bytes() < before - freed + 10_000  # what the logits borrowed is gone again
+
+
+def test_a_sweep_leaves_the_base_as_it_was(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights are in the host's memory while it trains, and back even where it is broken off."""
+    seen: list[str] = []
+    original = pool.run_steps
+
+    def look(*arguments: Any) -> Any:
+        seen.append(base.params["norm"]["scale"].sharding.memory_kind)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(pool, "run_steps", look)
+    with pytest.raises(KeyboardInterrupt):
+        ml.sweep(base, {"kind": "long_context"}, ranks=(1,), lengths=(8,), out=tmp_path, optim=OptimConfig(steps=60))
+    gc.collect()
+    assert seen == [HOST, HOST]
+    assert {leaf.sharding.memory_kind for leaf in jax.tree.leaves(base.params)} == {DEVICE}
 
 
 def test_features_of_another_cut_or_base_are_refused(base: Base, tiny_dir: Path, sequence: Encoded) -> None:
