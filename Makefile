@@ -4,10 +4,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-parity test-all lint clean
+.PHONY: demo bench test test-parity test-all lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/memlaw demo --out runs/demo
+
+bench: $(VENV)/.installed-parity
+	$(BIN)/python benchmarks/throughput.py --out runs/throughput
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow and not parity"

@@ -43,7 +43,9 @@ def parser() -> Parser:
     """What is left out is the scale's own."""
     made = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = made.add_argument
-    add("--scale", choices=("cpu", "8b", "tiny"), default="cpu", help="the model and what is measured on it")
+    add(
+        "--scale", choices=("cpu", "cpu-head", "8b", "tiny"), default="cpu", help="the model and what is measured on it"
+    )
     add("--dtype", choices=("float32", "bfloat16"), help="of the frozen model")
     add("--tokens", type=int, nargs="+", metavar="T", help="lengths of the sequence, its prompt included")
     add("--adapters", type=int, nargs="+", metavar="N", help="numbers of adapters that ours trains at once")

@@ -21,11 +21,12 @@ from jaxtyping import Array, Bool, Float, Int
 # A CPU wants a block's scores in its cache; an accelerator wants large products until memory runs short: 2048 tokens
 # squared are 16 MiB a head.
 CPU_BLOCK = 64
+CPU_WHOLE_TOKENS = 256  # up to here blocks save a CPU nothing, and take longer to compile
 WHOLE_TOKENS = 2048
 LONG_BLOCK = 128
-# Blocks of one span share a number of keys and a loop. More spans skip more hidden keys (eight compute 9/16 of the
-# square) and take longer to compile.
-SPANS = 8
+# Blocks of one span share a number of keys and a loop. More spans skip more hidden keys (four compute 5/8 of the square,
+# eight 9/16) and take longer to compile.
+SPANS = 4
 
 
 class Span(NamedTuple):
@@ -80,7 +81,7 @@ def on_one_device() -> bool:
 def block_size(tokens: int) -> int:
     """Queries in a block on this platform; all of them where the scores of all are no burden."""
     if jax.default_backend() == "cpu":
-        return CPU_BLOCK
+        return tokens if tokens <= CPU_WHOLE_TOKENS else CPU_BLOCK
     return tokens if tokens <= WHOLE_TOKENS else LONG_BLOCK
 
 

@@ -21,12 +21,14 @@ Params = dict[str, Any]
 # What a backward pass computes again instead of keeping it: nothing; all but the results of matrix products, which is
 # cheap, since frozen weights need no activations for a gradient of their own; or whole blocks.
 Remat = Literal["none", "dots", "blocks"]
+# So few blocks are unrolled: a loop copies their weights out of the stack, and what they keep for the backward pass in.
+UNROLLED = 4
 
 
 def layer_stack(
     config: DecoderConfig, length: int, name: str | None = None, dropout: float = 0.0, remat: Remat = "none"
 ) -> nn.Module:
-    """`length` blocks as one scan: traced and compiled once, however deep the model is."""
+    """`length` blocks as one scan: traced once, however deep the model is, and compiled once unless there are few."""
     block: Any = Block
     if remat != "none":
         policy = jax.checkpoint_policies.dots_saveable if remat == "dots" else None
@@ -37,6 +39,7 @@ def layer_stack(
         split_rngs={"params": True, "dropout": True},
         in_axes=(nn.broadcast, nn.broadcast),
         length=length,
+        unroll=length if length <= UNROLLED else 1,
     )
     return scanned(config, dropout, name=name)
 
