@@ -24,8 +24,8 @@ CPU_BLOCK = 64
 CPU_WHOLE_TOKENS = 256  # up to here blocks save a CPU nothing, and take longer to compile
 WHOLE_TOKENS = 2048
 LONG_BLOCK = 128
-# Blocks of one span share a number of keys and a loop. More spans skip more hidden keys (four compute 5/8 of the square,
-# eight 9/16) and take longer to compile.
+# Blocks of one span share a number of keys and a loop. More spans skip more hidden keys (four compute 5/8 of the
+# square, eight 9/16) and take longer to compile.
 SPANS = 4
 
 
