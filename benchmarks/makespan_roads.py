@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def travel(road: str, plan: dict[str, Any], out: Path) -> None:
 
 def by_us(road: str, plan: dict[str, Any], out: Path) -> None:
     """The grid in one process; seconds from the loaded model to the last record."""
+    shutil.rmtree(out / road, ignore_errors=True)  # what was begun: its seconds are one piece
     base = ml.load_base(plan["model"])
     begun, own = time.perf_counter(), time.process_time()
     results = ml.sweep(

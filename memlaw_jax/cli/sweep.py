@@ -20,7 +20,10 @@ The same command again goes on where the last one stopped. A config needs `task`
   lengths: [64, 128, 256]
   ranks: [1, 2, 4, 8]
   seeds: [0, 1, 2]
-  optim: {steps: 400, learning_rate: 0.01}"""
+  optim: {steps: 400, learning_rate: 0.01}
+
+To save time a grid may say `stop: recalled` (a cell ends once it recalls everything) and `skip: saturated` (cells are
+left out that others show to be saturated), which only touches cells near or beyond what the law is fitted to."""
 
 
 def arguments(command: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 # A CPU wants a block's scores in its cache; an accelerator wants large products until memory runs short: 2048 tokens
 # squared are 16 MiB a head.
 CPU_BLOCK = 64
-CPU_WHOLE_TOKENS = 256  # up to here blocks save a CPU nothing, and take longer to compile
+CPU_WHOLE_TOKENS = 384  # up to here blocks save a CPU nothing, and take longer to compile
 WHOLE_TOKENS = 2048
 LONG_BLOCK = 128
 # Blocks of one span share a number of keys and a loop. More spans skip more hidden keys (four compute 5/8 of the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -66,13 +66,14 @@ class Base:
     def spilled(self) -> Iterator[None]:
         """For a while, `params` are in the host's memory: training needs on the device what is above its cut only.
 
-        Meanwhile what needs all of them borrows them with `near`; afterwards they are back in place.
+        Meanwhile what needs all of them borrows them with `near`; afterwards they are back in place, if there is room.
         """
         try:
             self._move(HOST)
             yield
         finally:
-            self._move(DEVICE)
+            with suppress(jax.errors.JaxRuntimeError):
+                self._move(DEVICE)
 
     def near(self) -> Params:
         """The weights on their devices: `params` itself, or a copy of what is spilled, to be dropped after use."""

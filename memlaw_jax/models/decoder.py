@@ -32,7 +32,8 @@ def layer_stack(
     block: Any = Block
     if remat != "none":
         policy = jax.checkpoint_policies.dots_saveable if remat == "dots" else None
-        block = nn.remat(Block, policy=policy, prevent_cse=False)  # inside a scan there is nothing to merge with
+        # in a loop there is nothing that the compiler could merge what is computed again with
+        block = nn.remat(Block, policy=policy, prevent_cse=length <= UNROLLED)
     scanned = nn.scan(
         block,
         variable_axes={"params": 0, "lora": 0, "cache": 0, "fresh": 0},

@@ -62,9 +62,11 @@ class Frozen:
         samples, width = encoded.tokens.shape
         padded = encoded.fitted(samples, rounded(width), encoded.labels.shape[1])
         features = features_of(self.base, self.cut, padded.tokens)
-        self._room -= sum(leaf.nbytes for leaf in jax.tree.leaves(features))
-        if self._room < 0:
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(features))
+        if size > self._room:
             features = _put(features, HOST)
+        else:
+            self._room -= size
         self._sources.append((encoded, features))
         return len(self._sources) - 1
 
@@ -77,7 +79,7 @@ class Frozen:
             missing = (0, samples - kept.shape[0]), (0, width - kept.shape[1]), (0, 0)
             return jnp.pad(kept, missing) if any(map(any, missing)) else kept
 
-        return self.placement.replicate(_put(jax.tree.map(fit, features), DEVICE))
+        return self.placement.replicate(jax.tree.map(fit, _put(features, DEVICE)))
 
     def _cut(self, lora: LoraConfig) -> Cut:
         return (Cut.of if self._cached else Cut.nowhere)(self.base.config, lora)

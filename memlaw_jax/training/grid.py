@@ -19,6 +19,7 @@ from memlaw_jax.training.checkpoint import Checkpoints
 from memlaw_jax.training.frozen import Frozen
 from memlaw_jax.training.lanes import train_cells
 from memlaw_jax.training.logging import Watcher
+from memlaw_jax.training.memory import told_of_memory
 from memlaw_jax.training.method import Method
 from memlaw_jax.training.placement import Placement
 from memlaw_jax.training.protocol import CUSTOM
@@ -68,7 +69,7 @@ class Grid:
         *,
         checkpoints: Checkpoints | None = None,
         watch: Watcher | None = None,
-        frozen: Frozen | None = None,
+        frozen: Callable[[], Frozen] | None = None,
         skip: Callable[[PlannedCell], bool] | None = None,
     ) -> Iterator[tuple[PlannedCell, Outcome]]:
         """Trains the cells: ranks, methods, seeds and lengths side by side in one queue, where shapes allow it."""
@@ -81,8 +82,9 @@ class Grid:
             if watch:
                 watch.stepped(cell, step, metrics, self._step_work(sets[cell.data]) * len(metrics.loss))
 
-        frozen = frozen or Frozen(self.base, todo[0].cell.lora, placement=self.placement)
-        frozen.learn(sets)
+        with told_of_memory(self.config.lanes):
+            made = frozen() if frozen else Frozen(self.base, todo[0].cell.lora, placement=self.placement)
+            made.learn(sets)  # all, so that cells that are run later have the same features
         outcomes = train_cells(
             self.base,
             sets,
@@ -92,7 +94,7 @@ class Grid:
             lanes=self.config.lanes,
             steps_per_dispatch=self.config.steps_per_dispatch,
             remat=self.config.remat,
-            frozen=frozen,
+            frozen=made,
             checkpoints=checkpoints,
             listen=listen,
             skip=None if skip is None else lambda cell: skip(by_name[cell.name]),
@@ -100,20 +102,24 @@ class Grid:
         with self.base.spilled():
             for outcome in outcomes:
                 yield by_name[outcome.cell.name], outcome
+            del made, outcomes  # before the base's weights come back
 
     def saved(self, planned: PlannedCell, outcome: Outcome) -> tuple[dict[str, Any], dict[str, Any]]:
         """The cell's line in `results.jsonl` and its per-token arrays."""
         adapter = outcome.adapter(self.base)
         record, tokens = self._record(planned, outcome), self._tokens(planned, outcome)
         alive = outcome.stopped != "diverged"
+        base = self.base
+        if alive and (self.config.decode or self.heldout):
+            base = dataclasses.replace(base, params=base.near())  # borrowed once
         if self.config.decode and alive:
             from memlaw_jax.readout import free_run
 
-            free = free_run(self.base, adapter, self.encoded[planned.length])
+            free = free_run(base, adapter, self.encoded[planned.length])
             record["token_accuracy_free"] = free.token_accuracy
             tokens["free_right"] = free.right[outcome.final.mask]
         if self.heldout and alive:
-            report = recall(self.base, adapter, self.heldout)
+            report = recall(base, adapter, self.heldout)
             record["heldout"] = {
                 "samples": len(report.keys),
                 "loss": report.loss,
@@ -153,6 +159,7 @@ class Grid:
             "token_visits": outcome.token_visits,
             "stop": self.config.stop,
             "skip": self.config.skip,
+            "attention": self.base.config.attention,
             "stopped": outcome.stopped,
             "loss_initial": outcome.initial.loss,
             "loss_final": final.loss,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-import jax
-
 from memlaw_jax.errors import UserError
 from memlaw_jax.models import Base
 from memlaw_jax.models.decoder import Remat
@@ -14,8 +12,9 @@ from memlaw_jax.training.buckets import Bucket
 from memlaw_jax.training.cell import Cell, Listener, Outcome, Stop
 from memlaw_jax.training.checkpoint import Checkpoints
 from memlaw_jax.training.frozen import Frozen
+from memlaw_jax.training.memory import told_of_memory
 from memlaw_jax.training.optim import OptimConfig
-from memlaw_jax.training.pool import Pool
+from memlaw_jax.training.pool import Pool, SavedLanes
 
 STEPS_PER_DISPATCH = 50
 LANES = 16
@@ -66,9 +65,10 @@ def train_cells(
     for cell in cells:
         cell.lora.check(base.config)
     sets = [data] if isinstance(data, Encoded) else list(data)
-    try:
+    with told_of_memory(lanes):
         frozen = frozen or Frozen(base, cells[0].lora)
         frozen.learn([sets[index] for index in sorted({cell.data for cell in cells})])
+        saved = _saved(checkpoints, {cell.name for cell in cells})
         for bucket, group in _groups(frozen, sets, cells, optim):
             wanted = [cell for cell in group if not (skip and skip(cell))]
             if not wanted:
@@ -84,12 +84,16 @@ def train_cells(
                 steps_per_dispatch=steps_per_dispatch,
                 remat=remat,
                 skip=skip,
+                saved=saved,
             )
             yield from pool.run(checkpoints, listen)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise UserError(f"the device has no memory for lanes {lanes}; use a smaller number.") from error
+            del pool  # its lanes leave the device before the next ones come
+
+
+def _saved(checkpoints: Checkpoints | None, names: set[str]) -> SavedLanes:
+    """Lanes of these cells as they were saved, to be taken out when a lane is free for each."""
+    found = checkpoints.load() if checkpoints else None
+    return {name: (found.arrays[name], note) for name, note in found.notes.items() if name in names} if found else {}
 
 
 def _groups(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
 
+from memlaw_jax.errors import UserError
 from memlaw_jax.models import Cut, DecoderConfig
 from memlaw_jax.models.decoder import Remat
 
@@ -45,3 +48,14 @@ def free_memory() -> int:
     if not stats or "bytes_limit" not in stats:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+
+
+@contextmanager
+def told_of_memory(lanes: int) -> Iterator[None]:
+    """Turns a device's lack of memory into one sentence."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(f"the device has no memory for lanes {lanes}; use a smaller number.") from error

@@ -22,13 +22,15 @@ from memlaw_jax.readout import DataSets, RecallReport, verify
 from memlaw_jax.tasks import Encoded
 from memlaw_jax.training.buckets import Bucket
 from memlaw_jax.training.cell import Cell, Listener, Outcome, Stop
-from memlaw_jax.training.checkpoint import Checkpoints, Saved
+from memlaw_jax.training.checkpoint import Checkpoints
 from memlaw_jax.training.frozen import Frozen
 from memlaw_jax.training.memory import needed_remat
 from memlaw_jax.training.optim import OptimConfig
 from memlaw_jax.training.order import Order
 from memlaw_jax.training.running import Running
 from memlaw_jax.training.step import Lane, LaneSettings, Metrics, Program, new_lane, run_steps
+
+SavedLanes = dict[str, tuple[Any, dict[str, Any]]]  # arrays and notes, by the cell's name
 
 
 class Pool:
@@ -47,12 +49,13 @@ class Pool:
         steps_per_dispatch: int,
         remat: Remat | None,
         skip: Callable[[Cell], bool] | None,
+        saved: SavedLanes,
     ):
         self.frozen, self.config, self.placement = frozen, frozen.base.config, frozen.placement
         self.optim, self.stop, self.skip = optim, stop, skip
         self.bucket, self.sets = bucket, sets
         self.queue = deque(cells)
-        self.saved: dict[str, tuple[Any, dict[str, Any]]] = {}  # arrays and notes of cells to go on with
+        self.saved = saved  # of all pools, since each checkpoint takes the place of the last
         self.objectives = tuple(dict.fromkeys(cell.objective for cell in cells))
         self.rank = max(cell.lora.rank for cell in cells)
         longest = max(self._total(cell) for cell in cells)
@@ -72,8 +75,6 @@ class Pool:
 
     def run(self, checkpoints: Checkpoints | None, listen: Listener | None) -> Iterator[Outcome]:
         """Trains the queue; the outcomes come as cells finish."""
-        if checkpoints and (saved := checkpoints.load()):
-            self._restore(saved)
         self._refill()
         while any(self.running):
             self._dispatch(listen)
@@ -259,11 +260,6 @@ class Pool:
                 note = {key: getattr(lane, key) for key in ("started", "done", "seconds", "token_visits")}
                 kept[lane.cell.name] = arrays, note
         return {name: arrays for name, (arrays, _) in kept.items()}, {name: note for name, (_, note) in kept.items()}
-
-    def _restore(self, saved: Saved) -> None:
-        """Keeps the saved lanes of cells in the queue until a lane is free for each."""
-        names = {cell.name for cell in self.queue}
-        self.saved = {name: (saved.arrays[name], note) for name, note in saved.notes.items() if name in names}
 
     def _begun(self, cell: Cell) -> tuple[Running, Lane]:
         """A cell at its first step, or where it was when it was saved."""

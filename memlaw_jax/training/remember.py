@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def remember(
     """
     ranks = [rank] if rank is not None else list(_doubling(base, task, lora, law))
     records: list[dict[str, Any]] = []
-    frozen = Frozen(base, lora)
+    frozen = functools.cache(lambda: Frozen(base, lora))
     for wanted in ranks:
         config = SweepConfig(
             task=task,

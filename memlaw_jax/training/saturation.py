@@ -58,8 +58,11 @@ class Saturation:
 
     def save(self, directory: Path) -> None:
         """Writes what was skipped, and what showed it; such cells have no record, so that another sweep runs them."""
-        if self.skipped:
-            (directory / SKIPPED).write_text(json.dumps(list(self.skipped.values()), indent=2) + "\n")
+        place = directory / SKIPPED
+        if not self.skipped:
+            place.unlink(missing_ok=True)
+            return
+        place.write_text(json.dumps(list(self.skipped.values()), indent=2) + "\n")
 
     def _kind(self, planned: PlannedCell) -> tuple[Any, ...]:
         return planned.method.name, planned.cell.learning_rate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,7 @@ def run_sweep(
     config: SweepConfig,
     out: str | os.PathLike[str],
     watch: Watcher | None = None,
-    frozen: Frozen | None = None,
+    frozen: Callable[[], Frozen] | None = None,
 ) -> SweepResults:
     """Runs the cells of a grid that `out` does not hold yet; each is saved the moment it finishes.
 
@@ -55,19 +55,20 @@ def run_sweep(
     base's weights are in the host's memory meanwhile (`Base.spilled`).
 
     Args:
-      frozen: features and weights of other sweeps, for this one too.
+      frozen: gives the features and weights of other sweeps, for this one too.
 
     Raises:
       UserError: a cell that cannot be run (said before any is), or a folder that belongs to another grid.
     """
     grid = Grid(base, config)
     with ResultStore(out, grid.identity) as store, closing(Checkpoints(store.directory / CHECKPOINTS)) as checkpoints:
-        todo = [cell for cell in grid.cells if cell.id not in store.finished]
+        saturation = Saturation(grid, store.records)
+        skip = saturation.shows if config.skip == "saturated" else None
+        left = [cell for cell in grid.cells if cell.id not in store.finished]
+        todo = [cell for cell in left if not (skip and skip(cell))]
         _warn_of_what_is_missing(store, config, {cell.id for cell in grid.cells})
         if watch:
             watch.begin(total=len(grid.cells), done=len(grid.cells) - len(todo), work=grid.work(todo))
-        saturation = Saturation(grid, store.records)
-        skip = saturation.shows if config.skip == "saturated" else None
         try:
             for planned, outcome in grid.run(todo, checkpoints=checkpoints, watch=watch, frozen=frozen, skip=skip):
                 if config.adapters:
@@ -119,5 +120,6 @@ def sweep(
     axes = {"ranks": ranks, "lengths": lengths, "seeds": seeds, "methods": methods}
     given: dict[str, Any] = {name: tuple(values) for name, values in axes.items() if values is not None}
     given |= {name: part for name, part in (("lora", lora), ("optim", optim)) if part is not None}
-    config = SweepConfig(task=task, model=base.name, dtype=base.dtype, protocol=protocol, **given, **more)
+    given |= {"model": base.name, "dtype": base.dtype, "attention": base.config.attention}
+    config = SweepConfig(task=task, protocol=protocol, **(given | more))
     return run_sweep(base, config, out)
