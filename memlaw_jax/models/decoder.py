@@ -21,7 +21,8 @@ Params = dict[str, Any]
 # What a backward pass computes again instead of keeping it: nothing; all but the results of matrix products, which is
 # cheap, since frozen weights need no activations for a gradient of their own; or whole blocks.
 Remat = Literal["none", "dots", "blocks"]
-# So few blocks are unrolled: a loop copies their weights out of the stack, and what they keep for the backward pass in.
+# So few blocks are unrolled: a loop copies their weights out of a stack and what they keep for the backward pass into
+# one. Where memory is short it stays a loop, which holds a block's own arrays one block at a time.
 UNROLLED = 4
 
 
@@ -32,15 +33,14 @@ def layer_stack(
     block: Any = Block
     if remat != "none":
         policy = jax.checkpoint_policies.dots_saveable if remat == "dots" else None
-        # in a loop there is nothing that the compiler could merge what is computed again with
-        block = nn.remat(Block, policy=policy, prevent_cse=length <= UNROLLED)
+        block = nn.remat(Block, policy=policy, prevent_cse=False)  # in a loop there is nothing to merge with
     scanned = nn.scan(
         block,
         variable_axes={"params": 0, "lora": 0, "cache": 0, "fresh": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=(nn.broadcast, nn.broadcast),
         length=length,
-        unroll=length if length <= UNROLLED else 1,
+        unroll=length if length <= UNROLLED and remat == "none" else 1,
     )
     return scanned(config, dropout, name=name)
 
