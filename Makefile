@@ -13,10 +13,10 @@ bench: $(VENV)/.installed-parity
 	$(BIN)/python benchmarks/throughput.py --out runs/throughput
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow and not parity"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not parity"
 
 test-parity: $(VENV)/.installed-parity
-	$(BIN)/python -m pytest -m "parity and not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "parity and not slow"
 
 test-all: $(VENV)/.installed-parity
 	$(BIN)/python -m pytest
