@@ -25,8 +25,9 @@ from memlaw_jax.tasks import pad
 from memlaw_jax.training import Cell
 
 HURRY = {"ours": {"stop": "recalled", "skip": "saturated"}, "plain": {}}
-# One core gains nothing from more lanes, and fewer are refilled sooner; the host looks often enough to end cells early.
-ONE_CORE = {"lanes": 2, "steps_per_dispatch": 20}
+# One core gains nothing from a second lane, which would compute on when its cells are done; and the host looks often
+# enough to end cells early.
+ONE_CORE = {"lanes": 1, "steps_per_dispatch": 20}
 
 
 def travel(road: str, plan: dict[str, Any], out: Path) -> None:
