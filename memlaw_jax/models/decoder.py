@@ -22,14 +22,20 @@ Params = dict[str, Any]
 # cheap, since frozen weights need no activations for a gradient of their own; or whole blocks.
 Remat = Literal["none", "dots", "blocks"]
 # So few blocks are unrolled: a loop copies their weights out of a stack and what they keep for the backward pass into
-# one. Where memory is short it stays a loop, which holds a block's own arrays one block at a time.
+# one. Where memory is short it stays a loop, which holds a block's own arrays one block at a time; and in bfloat16,
+# where the compiler would leave out roundings between blocks.
 UNROLLED = 4
 
 
 def layer_stack(
-    config: DecoderConfig, length: int, name: str | None = None, dropout: float = 0.0, remat: Remat = "none"
+    config: DecoderConfig,
+    length: int,
+    name: str | None = None,
+    dropout: float = 0.0,
+    remat: Remat = "none",
+    unroll: bool = False,
 ) -> nn.Module:
-    """`length` blocks as one scan: traced once, however deep the model is, and compiled once unless there are few."""
+    """`length` blocks as one scan: traced and, unless unrolled, compiled once, however deep the model is."""
     block: Any = Block
     if remat != "none":
         policy = jax.checkpoint_policies.dots_saveable if remat == "dots" else None
@@ -40,7 +46,7 @@ def layer_stack(
         split_rngs={"params": True, "dropout": True},
         in_axes=(nn.broadcast, nn.broadcast),
         length=length,
-        unroll=length if length <= UNROLLED and remat == "none" else 1,
+        unroll=length if unroll else 1,
     )
     return scanned(config, dropout, name=name)
 
@@ -98,10 +104,11 @@ def run_layers(
     """Runs the blocks whose stacked weights are `layers`; `lora`, where given, is stacked over the same blocks."""
     length = jax.tree.leaves(layers)[0].shape[0]
     variables = {"params": layers} | ({"lora": lora} if lora else {})
+    unroll = length <= UNROLLED and remat == "none" and hidden.dtype == jnp.float32
     if lora is None or dropout is None:
-        stack: Any = layer_stack(config, length, remat=remat)
+        stack: Any = layer_stack(config, length, remat=remat, unroll=unroll)
         return stack.apply(variables, hidden, positions, valid)[0]
-    stack = layer_stack(config, length, dropout=dropout.rate, remat=remat)
+    stack = layer_stack(config, length, dropout=dropout.rate, remat=remat, unroll=unroll)
     return stack.apply(variables, hidden, positions, valid, rngs={"dropout": dropout.key})[0]
 
 

@@ -189,7 +189,7 @@ class Fake:
     def __init__(self, base: Base, ends: dict[int, tuple[float, float]]):
         self.base, self.ends, self.ranks = base, ends, []  # type: ignore[var-annotated]
 
-    def __call__(self, base: Base, config: Any, out: Any, watch: Any) -> Any:
+    def __call__(self, base: Base, config: Any, out: Any, watch: Any, frozen: Any) -> Any:
         (rank,) = config.ranks
         assert config.stop == "certain" and config.adapters
         self.ranks.append(rank)

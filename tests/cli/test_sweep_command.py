@@ -105,7 +105,7 @@ def test_the_same_command_again_computes_nothing(
     said = memlaw("sweep", config, "--out", copy, "--json")
     assert said.code == 0, said.err
     assert json.loads(said.out) | {"seconds": 0} == {
-        "out": str(copy), "cells": 6, "new": 0, "diverged": 0, "seconds": 0,
+        "out": str(copy), "cells": 6, "new": 0, "diverged": 0, "skipped": 0, "seconds": 0,
     }  # fmt: skip
     assert (copy / "results.jsonl").read_bytes() == before
 
