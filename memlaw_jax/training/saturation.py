@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from memlaw_jax.training.grid import Grid, PlannedCell
+from memlaw_jax.training.step import LN2
 
-LN2 = math.log(2)
 SKIPPED = "skipped.json"
 
 
