@@ -23,6 +23,7 @@ from safetensors.numpy import load, save
 from memlaw_jax.errors import UserError
 from memlaw_jax.models.config import DecoderConfig
 from memlaw_jax.models.lora import PATHS, AdapterWeights, LoraConfig, pad_rank
+from memlaw_jax.paths import NOTHING_THERE, as_path, make_folder, reading, reason, write_whole
 
 WEIGHTS, META = "adapter.safetensors", "memlaw_adapter.json"
 FORMAT = 1
@@ -67,8 +68,12 @@ class Adapter:
                 raise UserError(f"the adapter's {path[-2]} is {width} wide, which does not fit this model.")
 
     def save(self, directory: str | epath.PathLike) -> epath.Path:
-        """Writes the adapter; returns its directory."""
-        path = epath.Path(directory)
+        """Writes the adapter; returns its directory.
+
+        Raises:
+          UserError: the directory cannot be written to.
+        """
+        path = as_path(directory)
         # safetensors' NumPy reader knows no bfloat16; float32 holds every bfloat16 number exactly
         tensors = {".".join(key): np.asarray(leaf, np.float32) for key, leaf in flatten_dict(self.weights).items()}
         meta = {
@@ -80,23 +85,29 @@ class Adapter:
             "model_fingerprint": self.model_fingerprint,
         }
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            (path / WEIGHTS).write_bytes(save(tensors))
-            (path / META).write_text(json.dumps(meta, indent=2) + "\n")
+            make_folder(path)
+            write_whole(path / WEIGHTS, save(tensors))
+            write_whole(path / META, (json.dumps(meta, indent=2) + "\n").encode())
         except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"cannot write the adapter to {path}: {reason}; choose another folder.") from error
+            raise UserError(f"cannot write the adapter to {path}: {reason(error)}; choose another folder.") from error
         return path
 
 
 def load_adapter(directory: str | epath.PathLike) -> Adapter:
-    """Reads what `Adapter.save` wrote."""
-    path = epath.Path(directory)
+    """Reads what `Adapter.save` wrote.
+
+    Raises:
+      UserError: no adapter, or one that is corrupt or cannot be read.
+    """
+    path = as_path(directory)
     try:
-        meta: dict[str, Any] = json.loads((path / META).read_text())
-        tensors = load((path / WEIGHTS).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
+        with reading(path):
+            meta: dict[str, Any] = json.loads((path / META).read_bytes())
+            tensors = load((path / WEIGHTS).read_bytes())
+    except NOTHING_THERE:
         raise UserError(f"{path} is no adapter directory: it lacks {META} or {WEIGHTS}.") from None
+    except UserError:
+        raise
     except (ValueError, SafetensorError) as error:
         raise UserError(f"the adapter in {path} is corrupt ({error}).") from None
     if not isinstance(meta, dict):

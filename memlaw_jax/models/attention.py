@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from memlaw_jax.errors import UserError
 from memlaw_jax.models.attention_blocked import attend_blocked, block_size, in_reach, on_one_device
 from memlaw_jax.models.attention_splash import attend_splash
+from memlaw_jax.sharding import by_hand, platform
 
 KERNEL_TOKENS = 128  # what a kernel computes at least; shorter rows are quick in any form
 
@@ -44,10 +46,8 @@ def attend(
         kind = _choice(tokens, width, q.dtype)
     elif (why := _refusal(kind, width, q.dtype)) is not None:
         raise UserError(why)
-    if kind == "cudnn" and valid is None:
-        return _attend_cudnn(q, k, v, window)
-    if kind == "splash" and valid is None:
-        return attend_splash(q, k, v, window)
+    if kind in KERNELS and valid is None:
+        return by_hand(partial(KERNELS[kind], window=window), q, k, v)
     return attend_blocked(q, k, v, valid, window, block_size(tokens))
 
 
@@ -61,6 +61,9 @@ def _attend_cudnn(
     reach = None if window is None else (window - 1, 0)
     out = jax.nn.dot_product_attention(q, k, v, is_causal=True, local_window_size=reach, implementation="cudnn")
     return out[:, :tokens]
+
+
+KERNELS = {"cudnn": _attend_cudnn, "splash": attend_splash}
 
 
 def check_attention(kind: str, width: int, dtype: Any, device: jax.Device) -> None:
@@ -99,14 +102,16 @@ def _refusal(kind: str, width: int, dtype: Any) -> str | None:
 def _choice(tokens: int, width: int, dtype: Any) -> str:
     """What `auto` is here."""
     device = jax.devices()[0]
-    kind = {"gpu": "cudnn", "tpu": "splash"}.get(jax.default_backend(), "xla")
+    kind = {"gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}.get(platform(), "xla")
     if tokens < KERNEL_TOKENS or _refusal(kind, width, dtype) is not None:
         return "xla"
     if kind == "cudnn":
         return kind if _has_cudnn(device) else "xla"
-    # The compiler can neither split a Mosaic kernel over devices nor multiply bfloat16 in it as if it were float32.
+    # The compiler can neither split a Mosaic kernel over devices, which is for `by_hand` to do within a mesh, nor
+    # multiply bfloat16 in it as if it were float32.
     exact = getattr(jax.config, "jax_default_matmul_precision", None) in ("highest", "float32", "high", "tensorfloat32")
-    return kind if kind == "xla" or (on_one_device() and not exact) else "xla"
+    placed = on_one_device() or jax.sharding.get_abstract_mesh().manual_axes
+    return kind if kind == "xla" or (placed and not exact) else "xla"
 
 
 def _has_cudnn(device: jax.Device) -> bool:

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Bool, Float, Int
 
+from memlaw_jax.sharding import platform
+
 # A CPU wants a block's scores in its cache; an accelerator wants large products until memory runs short: 2048 tokens
 # squared are 16 MiB a head.
 CPU_BLOCK = 64
@@ -75,12 +77,12 @@ def in_reach(distance: Int[Array, "*B"], window: int | None) -> Bool[Array, "*B"
 def on_one_device() -> bool:
     """Whether what is traced here runs on one device: there is no other, or it stands in a `shard_map`."""
     mesh = jax.sharding.get_abstract_mesh()
-    return jax.device_count() == 1 or (not mesh.empty and mesh.are_all_axes_manual)
+    return jax.device_count() == 1 if mesh.empty else mesh.size == 1 or mesh.are_all_axes_manual
 
 
 def block_size(tokens: int) -> int:
     """Queries in a block on this platform; all of them where the scores of all are no burden."""
-    if jax.default_backend() == "cpu":
+    if platform() == "cpu":
         return tokens if tokens <= CPU_WHOLE_TOKENS else CPU_BLOCK
     return tokens if tokens <= WHOLE_TOKENS else LONG_BLOCK
 
@@ -147,7 +149,7 @@ def _over_rows(blocks: Blocks, row: Callable) -> Callable:
     spread over devices would gather them, so it is for one device alone; and short rows are not worth one.
     """
     one = partial(row, blocks)
-    loop = blocks.count > 1 and jax.default_backend() == "cpu" and on_one_device()
+    loop = blocks.count > 1 and platform() == "cpu" and on_one_device()
     return jax.vmap(sequential_vmap(one) if loop else one)
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 from etils import epath
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
 
 from memlaw_jax.errors import UserError
+from memlaw_jax.mesh import whole_mesh
 from memlaw_jax.models.adapter import Adapter
 from memlaw_jax.models.attention import check_attention
 from memlaw_jax.models.checkpoint import fingerprint, read_config, read_params
@@ -51,6 +52,12 @@ class Base:
     def pad_id(self) -> int:
         """A token to fill rows with; causal attention never looks at it from a real position."""
         return next((i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if i is not None), 0)
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The mesh that the weights are spread over; None on a single device."""
+        sharding = getattr(jax.tree.leaves(self.params)[0], "sharding", None)
+        return sharding.mesh if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1 else None
 
     def logits(self, tokens: Int[Array, "B T"], adapter: Adapter | None = None) -> Float[Array, "B T V"]:
         """Float32 logits of right-padded token rows, with an adapter or without."""
@@ -91,8 +98,7 @@ def load_base(
 
     Args:
       dtype: of the weights and activations, whatever the files hold.
-      mesh: devices to spread the weights over, along its axes `fsdp` and `tensor` (`models.sharding`); None is one
-        device.
+      mesh: devices to spread the weights over, along all its axes (`memlaw_jax.sharding`); None is one device.
       attention: how it is computed, by platform (`auto`) or by name (`models.attention`).
 
     Raises:
@@ -101,8 +107,8 @@ def load_base(
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}; allowed are {', '.join(DTYPES)}.")
-    if mesh is not None:  # with explicit axes, jax.make_mesh's default, JAX asks each product for its sharding
-        mesh = Mesh(mesh.devices, mesh.axis_names)
+    # with explicit axes, jax.make_mesh's default, JAX asks each product for its sharding
+    mesh = None if mesh is None or mesh.size == 1 else whole_mesh(mesh)
     directory = model_directory(str(source))
     config = replace(read_config(directory), attention=attention)
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]

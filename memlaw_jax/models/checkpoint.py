@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 from memlaw_jax.errors import UserError
 from memlaw_jax.models.config import DecoderConfig
 from memlaw_jax.models.decoder import Decoder, Params
-from memlaw_jax.models.sharding import weight_sharding
+from memlaw_jax.sharding import weight_sharding
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _SHARDS = "model-*-of-*.safetensors"
@@ -72,7 +72,7 @@ def read_params(directory: epath.Path, config: DecoderConfig, dtype: Any, mesh: 
       UserError: a missing, extra, mis-shaped or non-float tensor, a corrupt file, a mesh that does not divide a weight;
         it is named.
     """
-    shapes = {path: leaf.shape for path, leaf in flatten_dict(_abstract_params(config)).items()}
+    shapes = {path: leaf.shape for path, leaf in flatten_dict(abstract_params(config)).items()}
     places = {path: _place(mesh, path, shape) for path, shape in shapes.items()}
     where = _find_tensors(directory)
     wanted = _wanted(config, shapes, where)
@@ -194,7 +194,8 @@ def _set_layer(place: Sharding) -> Any:
     return jax.jit(put, donate_argnums=0, out_shardings=place)
 
 
-def _abstract_params(config: DecoderConfig) -> Params:
+def abstract_params(config: DecoderConfig) -> Params:
+    """The shapes of all frozen weights, in float32."""
     return jax.eval_shape(Decoder(config).init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from memlaw_jax.models.config import DecoderConfig
@@ -26,6 +27,7 @@ from memlaw_jax.models.decoder import (
 )
 from memlaw_jax.models.layers import Block, Dropout, low_rank
 from memlaw_jax.models.lora import MLP, AdapterWeights, LoraConfig, take_adapted
+from memlaw_jax.sharding import RULES, gather, gathered, split, weight_sharding, weight_shardings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +104,15 @@ def upper_weights(config: DecoderConfig, params: Params, cut: Cut) -> Upper:
     )
 
 
+def upper_shardings(mesh: Mesh, upper: Upper) -> Upper:
+    """Where the weights above the cut live in training (`memlaw_jax.sharding`)."""
+    return Upper(
+        segments=weight_shardings(mesh, upper.segments),
+        norm=jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), upper.norm),
+        head=weight_sharding(mesh, ("lm_head", "kernel"), upper.head.shape, RULES),
+    )
+
+
 def frozen_features(
     config: DecoderConfig,
     params: Params,
@@ -111,12 +122,12 @@ def frozen_features(
     valid: Bool[Array, "B T"] | None = None,
 ) -> Features:
     """Runs the part below the cut."""
-    hidden = embed(params, tokens)
+    hidden = gathered(embed(params, tokens), -1, config.hidden_size)
     if cut.layer:
         hidden = run_layers(config, take_layers(params["layers"], 0, cut.layer), hidden, positions, valid)
     if not cut.inside:
         return Features(hidden=hidden)
-    block = jax.tree.map(lambda leaf: leaf[cut.layer], params["layers"])
+    block = gather(jax.tree.map(lambda leaf: leaf[cut.layer], params["layers"]), config.hidden_size)
     halves: Any = Block(config).apply({"params": block}, hidden, positions, valid, method="around_mlp")
     mlp_input, output = halves
     return Features(hidden=output, mlp_input=mlp_input)
@@ -134,6 +145,7 @@ def run_upper(
     remat: Remat = "none",
 ) -> Float[Array, "B T D"]:
     """Runs the part above the cut with an adapter (alpha folded in): hidden states ready for the head."""
+    features = jax.tree.map(lambda leaf: split(leaf, "samples", None, None), features)
     hidden = features.hidden
     if features.mlp_input is not None:
         added = low_rank(features.mlp_input, lora[MLP]["a"][0], lora[MLP]["b"][0])

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from memlaw_jax.models.config import DecoderConfig
 from memlaw_jax.models.layers import KERNEL_INIT, Block, Dropout, RmsNorm
+from memlaw_jax.sharding import GATHERED, gather
 
 Params = dict[str, Any]
 
@@ -25,6 +26,11 @@ Remat = Literal["none", "dots", "blocks"]
 # one. Where memory is short it stays a loop, which holds a block's own arrays one block at a time; and in bfloat16,
 # where the compiler would leave out roundings between blocks.
 UNROLLED = 4
+_KEPT = {
+    "none": jax.checkpoint_policies.save_anything_except_these_names(GATHERED),
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 def layer_stack(
@@ -34,12 +40,17 @@ def layer_stack(
     dropout: float = 0.0,
     remat: Remat = "none",
     unroll: bool = False,
+    parts: bool = False,
 ) -> nn.Module:
-    """`length` blocks as one scan: traced and, unless unrolled, compiled once, however deep the model is."""
+    """`length` blocks as one scan: traced and, unless unrolled, compiled once, however deep the model is.
+
+    With `parts` each device has a part of the weights; they are gathered for each block, and again when it goes back.
+    """
     block: Any = Block
-    if remat != "none":
-        policy = jax.checkpoint_policies.dots_saveable if remat == "dots" else None
-        block = nn.remat(Block, policy=policy, prevent_cse=False)  # in a loop there is nothing to merge with
+    if parts:
+        block = nn.map_variables(Block, "params", trans_in_fn=lambda weights: gather(weights, config.hidden_size))
+    if parts or remat != "none":
+        block = nn.remat(block, policy=_KEPT[remat], prevent_cse=False)  # in a loop there is nothing to merge with
     scanned = nn.scan(
         block,
         variable_axes={"params": 0, "lora": 0, "cache": 0, "fresh": 0},
@@ -104,11 +115,12 @@ def run_layers(
     """Runs the blocks whose stacked weights are `layers`; `lora`, where given, is stacked over the same blocks."""
     length = jax.tree.leaves(layers)[0].shape[0]
     variables = {"params": layers} | ({"lora": lora} if lora else {})
-    unroll = length <= UNROLLED and remat == "none" and hidden.dtype == jnp.float32
+    parts = layers["mlp"]["gate_proj"]["kernel"].shape[-2] != config.hidden_size
+    unroll = length <= UNROLLED and remat == "none" and hidden.dtype == jnp.float32 and not parts
     if lora is None or dropout is None:
-        stack: Any = layer_stack(config, length, remat=remat, unroll=unroll)
+        stack: Any = layer_stack(config, length, remat=remat, unroll=unroll, parts=parts)
         return stack.apply(variables, hidden, positions, valid)[0]
-    stack = layer_stack(config, length, dropout=dropout.rate, remat=remat, unroll=unroll)
+    stack = layer_stack(config, length, dropout=dropout.rate, remat=remat, unroll=unroll, parts=parts)
     return stack.apply(variables, hidden, positions, valid, rngs={"dropout": dropout.key})[0]
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from memlaw_jax.models.attention import attend, attend_cached
 from memlaw_jax.models.config import DecoderConfig
 from memlaw_jax.models.rope import rotate
+from memlaw_jax.sharding import split
 
 KERNEL_INIT = nn.initializers.normal(0.02)
 
@@ -149,6 +150,7 @@ class Block(nn.Module):
         self, hidden: Float[Array, "B T D"], positions: Int[Array, "B T"], valid: Bool[Array, "B T"] | None = None
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B T D"]]:
         """`(the MLP's input, the block's output)`: all that an `mlp` bypass here needs of everything below it."""
+        hidden = split(hidden, "samples", None, None)
         hidden = hidden + self.self_attn(self.input_layernorm(hidden), positions, valid)
         mlp_input = self.post_attention_layernorm(hidden)
         return mlp_input, hidden + self.mlp(mlp_input)

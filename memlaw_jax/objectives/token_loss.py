@@ -17,6 +17,8 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from memlaw_jax.sharding import platform, shares, split
+
 # Tokens whose logits, float32, are held at once. On a CPU 256 is the fastest, as their passes then stay near its
 # caches. An accelerator reads the head once a chunk, and some 300 tokens of each device must share that reading for
 # arithmetic to be what takes the time; at V = 152k these are 1.2 GB of logits.
@@ -48,9 +50,11 @@ def token_scores(hidden: Float[Array, "*B A D"], head: Float[Array, "D V"], labe
     label outside the vocabulary, such as −100, marks no token: it scores as some other label would, never as right,
     and belongs under a False mask.
     """
-    shape = hidden.shape[:-1]
-    rows = math.prod(shape)
-    nats, right = _scores(hidden.reshape(1, rows, hidden.shape[-1]), head.astype(hidden.dtype), labels.reshape(1, rows))
+    shape, width = hidden.shape[:-1], hidden.shape[-1]
+    parts = shares("samples", shape[0]) if len(shape) > 1 else 1  # a loop over tokens must not cross devices
+    rows = parts, math.prod(shape) // parts
+    hidden = split(hidden.reshape(*rows, width), "samples", None, None)
+    nats, right = _scores(hidden, head.astype(hidden.dtype), labels.reshape(rows))
     return TokenScores(nats=nats.reshape(shape), right=right.reshape(shape))
 
 
@@ -61,22 +65,22 @@ class _Scored(NamedTuple):
     label's. Kept apart from 1 − p it is as precise for a token that is all but learnt as for any other.
     """
 
-    nats: Float[Array, "N T"]
-    right: Bool[Array, "N T"]
-    pull: Float[Array, "N T D"] | None
+    nats: Float[Array, "*N T"]
+    right: Bool[Array, "*N T"]
+    pull: Float[Array, "*N T D"] | None
 
 
 @jax.custom_vjp
-def _scores(hidden: Float[Array, "N T D"], head: Float[Array, "D V"], labels: Int[Array, "N T"]) -> Any:
+def _scores(hidden: Float[Array, "*N T D"], head: Float[Array, "D V"], labels: Int[Array, "*N T"]) -> Any:
     return _without_pull(hidden, head, labels)[:2]
 
 
-def _forward(hidden: Float[Array, "N T D"], head: Float[Array, "D V"], labels: Int[Array, "N T"]) -> Any:
+def _forward(hidden: Float[Array, "*N T D"], head: Float[Array, "D V"], labels: Int[Array, "*N T"]) -> Any:
     nats, right, pull = _with_pull(hidden, head, labels)
     return (nats, right), (nats, pull)
 
 
-def _backward(kept: tuple[Float[Array, "N T"], Float[Array, "N T D"]], cotangents: Any) -> tuple[Array, None, None]:
+def _backward(kept: tuple[Float[Array, "*N T"], Float[Array, "*N T D"]], cotangents: Any) -> tuple[Array, None, None]:
     nats, pull = kept
     slope = cotangents[0] * -jnp.expm1(-nats)  # −expm1(−nats) is 1 − p, to the last digit
     return (slope[..., None] * pull.astype(jnp.float32)).astype(pull.dtype), None, None
@@ -85,20 +89,20 @@ def _backward(kept: tuple[Float[Array, "N T"], Float[Array, "N T D"]], cotangent
 _scores.defvjp(_forward, _backward)
 
 
-def _chunked(wants_pull: bool, hidden: Float[Array, "N T D"], head: Float[Array, "D V"], labels: Int[Array, "N T"]):
+def _chunked(wants_pull: bool, hidden: Float[Array, "*N T D"], head: Float[Array, "D V"], labels: Int[Array, "*N T"]):
     """A few tokens of every adapter at a time, so that adapters split over devices stay where they are."""
-    adapters, tokens, _ = hidden.shape
-    limit = CHUNK_TOKENS.get(jax.default_backend(), CHUNK_TOKENS_ELSEWHERE)
-    chunks = math.ceil(tokens / max(1, limit // adapters))
+    tokens, lead = hidden.shape[-2], math.prod(hidden.shape[:-2])
+    limit = CHUNK_TOKENS.get(platform(), CHUNK_TOKENS_ELSEWHERE)
+    chunks = math.ceil(tokens / max(1, limit // lead))
     if chunks <= 1:
         return _chunk(wants_pull, hidden, head, labels)
-    size = math.ceil(tokens / chunks)
+    size, axis = math.ceil(tokens / chunks), hidden.ndim - 2
 
     def body(i: Array, scored: _Scored) -> _Scored:
         start = jnp.minimum(i * size, tokens - size)  # the last chunk repeats some tokens rather than pad
-        here = [lax.dynamic_slice_in_dim(x, start, size, axis=1) for x in (hidden, labels)]
+        here = [lax.dynamic_slice_in_dim(x, start, size, axis) for x in (hidden, labels)]
         part = _chunk(wants_pull, here[0], head, here[1])
-        return jax.tree.map(lambda whole, new: lax.dynamic_update_slice_in_dim(whole, new, start, axis=1), scored, part)
+        return jax.tree.map(lambda whole, new: lax.dynamic_update_slice_in_dim(whole, new, start, axis), scored, part)
 
     empty = _Scored(
         nats=jnp.zeros_like(labels, jnp.float32),
@@ -109,13 +113,18 @@ def _chunked(wants_pull: bool, hidden: Float[Array, "N T D"], head: Float[Array,
 
 
 def _chunk(
-    wants_pull: bool, hidden: Float[Array, "N T D"], head: Float[Array, "D V"], labels: Int[Array, "N T"]
+    wants_pull: bool, hidden: Float[Array, "*N T D"], head: Float[Array, "D V"], labels: Int[Array, "*N T"]
 ) -> _Scored:
-    logits = lax.dot_general(hidden, head, (((2,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    last = hidden.ndim - 1
+    logits = lax.dot_general(hidden, head, (((last,), (0,)), ((), ())), preferred_element_type=jnp.float32)
     token = jnp.clip(labels, 0, logits.shape[-1] - 1)[..., None]
-    index = lax.broadcasted_iota(jnp.int32, logits.shape, 2)
+    index = lax.broadcasted_iota(jnp.int32, logits.shape, last)
     top = logits.max(axis=-1, keepdims=True)
-    behind = jnp.take_along_axis(logits, token, axis=-1) - top  # 0 where the label is the largest
+    if shares("vocabulary", logits.shape[-1]) > 1:  # each device looks in its part; the compiler cannot split a gather
+        own = jnp.where(index == token, logits, 0.0).sum(axis=-1, keepdims=True)
+    else:
+        own = jnp.take_along_axis(logits, token, axis=-1)
+    behind = own - top  # 0 where the label is the largest
     # A loss near zero is what the rarer tokens' small terms add up to. Summed beside the label's term, 1, many of them
     # would round away, so that term is kept apart.
     others = jnp.where(index == token, 0.0, jnp.exp(logits - top)).sum(axis=-1, keepdims=True)
@@ -128,7 +137,7 @@ def _chunk(
     if wants_pull:
         share = jnp.exp(logits - top) * (1 / jnp.maximum(others, jnp.finfo(jnp.float32).tiny))
         share = jnp.where(index == token, -1.0, share).astype(hidden.dtype)
-        pull = lax.dot_general(share, head, (((2,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+        pull = lax.dot_general(share, head, (((last,), (1,)), ((), ())), preferred_element_type=jnp.float32)
         pull = pull.astype(hidden.dtype)
     return _Scored(nats=nats[..., 0], right=right[..., 0], pull=pull)
 
@@ -146,8 +155,7 @@ def _mapped(wants_pull: bool) -> Any:
         if mapped[1]:  # nothing to share
             scored = lax.map(lambda one: function(*one), (hidden, head, labels))
         else:
-            merged = function(hidden.reshape(-1, *hidden.shape[2:]), head, labels.reshape(-1, labels.shape[-1]))
-            scored = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), merged)
+            scored = function(hidden, head, labels)
         return scored, jax.tree.map(lambda _: True, scored)
 
     return function

@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Int
 
 from memlaw_jax.errors import UserError
-from memlaw_jax.models import Base, Cut, Features, frozen_features
+from memlaw_jax.models import Base, Cut, DecoderConfig, Features, frozen_features
 from memlaw_jax.models.decoder import default_positions
+from memlaw_jax.sharding import AT_REST, over, weight_shardings
 from memlaw_jax.tasks import Encoded
 
 FEATURE_TOKENS = 16_384  # tokens of one feature pass, which bounds its activations
@@ -114,7 +116,7 @@ def features_of(base: Base, cut: Cut, tokens: Int[np.ndarray, "S T"]) -> Feature
     for start in range(0, samples, rows):
         part = tokens[start : start + rows]
         short = rows - len(part)
-        parts.append(_features(base.config, cut, params, jnp.asarray(np.pad(part, ((0, short), (0, 0))))))
+        parts.append(_features(base.config, cut, base.mesh, params, np.pad(part, ((0, short), (0, 0)))))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:samples] if samples > rows else leaves[0], *parts)
 
 
@@ -128,6 +130,14 @@ def check_tokens(base: Base, tokens: Int[np.ndarray, "B T"]) -> None:
         )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _features(config: Any, cut: Cut, params: Any, tokens: Int[Array, "B T"]) -> Features:
-    return frozen_features(config, params, cut, tokens, default_positions(tokens))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _features(config: DecoderConfig, cut: Cut, mesh: Mesh | None, params: Any, tokens: Int[Array, "B T"]) -> Features:
+    """On a mesh every device computes all of them, from weights that are gathered block by block."""
+
+    def run(params: Any, tokens: Int[Array, "B T"]) -> Features:
+        return frozen_features(config, params, cut, tokens, default_positions(tokens))
+
+    if mesh is None:
+        return run(params, tokens)
+    parts = weight_shardings(mesh, params, AT_REST)
+    return over(mesh, run, (parts, PartitionSpec()), PartitionSpec(), AT_REST["width"])(params, tokens)

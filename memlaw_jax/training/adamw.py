@@ -49,6 +49,8 @@ def update(
         gradient = _clip(gradient, optim.clip, stored)
     count = moments.count + 1
     corrections = tuple(_correction(beta, count) for beta in (optim.beta1, optim.beta2))
+    # XLA may or may not make a product with rsqrt of a division by sqrt; behind a barrier every program divides.
+    root = jax.lax.optimization_barrier(jnp.sqrt(corrections[1]))
 
     def one(weight: Array, first: Array, second: Array, grad: Array) -> tuple[Array, Array, Array]:
         dtype = weight.dtype
@@ -57,7 +59,7 @@ def update(
             weight = stored(weight * (1 - rate * optim.weight_decay))
         first = stored(first + (1 - optim.beta1) * (grad - first))
         second = stored(stored(optim.beta2 * second) + (1 - optim.beta2) * grad * grad)
-        below = stored(stored(stored(jnp.sqrt(second)) / jnp.sqrt(corrections[1])) + optim.eps)
+        below = stored(stored(stored(jnp.sqrt(second)) / root) + optim.eps)
         weight = stored(weight - rate / corrections[0] * first / below)
         return weight.astype(dtype), first.astype(dtype), second.astype(dtype)
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from memlaw_jax.models import Base, Cut, Features, LoraConfig, upper_weights
+from memlaw_jax.models import Base, Cut, Features, LoraConfig
 from memlaw_jax.models.base import DEVICE, HOST
 from memlaw_jax.readout import features_of
 from memlaw_jax.tasks import Encoded
@@ -41,7 +41,7 @@ class Frozen:
     ):
         self.base, self.placement, self._cached = base, placement or Placement(), cached
         self.cut = self._cut(lora)
-        self.upper = self.placement.replicate(upper_weights(base.config, base.near(), self.cut))
+        self.upper = self.placement.upper(base, self.cut)
         self._room = free_memory() // 2 if room is None else room
         self._sources: list[tuple[Encoded, Features]] = []
 

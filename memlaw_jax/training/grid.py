@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from memlaw_jax.errors import UserError
+from memlaw_jax.mesh import MeshConfig
 from memlaw_jax.models import Base, LoraConfig
 from memlaw_jax.readout import recall
 from memlaw_jax.results import SCHEMA, cell_id, commit, versions
@@ -22,6 +24,7 @@ from memlaw_jax.training.logging import Watcher
 from memlaw_jax.training.memory import told_of_memory
 from memlaw_jax.training.method import Method
 from memlaw_jax.training.placement import Placement
+from memlaw_jax.training.preemption import Preemption
 from memlaw_jax.training.protocol import CUSTOM
 from memlaw_jax.training.sweep_config import SweepConfig
 
@@ -42,7 +45,7 @@ class Grid:
     def __init__(self, base: Base, config: SweepConfig):
         self.base, self.config = base, config
         self.task = config.made_task()
-        self.placement = Placement()
+        self.placement = _placement(base, config)
         self.dataset = self.task.fingerprint(base.tokenizer)
         self.encoded = {length: self._encode(length) for length in config.lengths}
         self.heldout = self._heldout()
@@ -71,6 +74,7 @@ class Grid:
         watch: Watcher | None = None,
         frozen: Callable[[], Frozen] | None = None,
         skip: Callable[[PlannedCell], bool] | None = None,
+        preemption: Preemption | None = None,
     ) -> Iterator[tuple[PlannedCell, Outcome]]:
         """Trains the cells: ranks, methods, seeds and lengths side by side in one queue, where shapes allow it."""
         if not todo:
@@ -98,6 +102,7 @@ class Grid:
             checkpoints=checkpoints,
             listen=listen,
             skip=None if skip is None else lambda cell: skip(by_name[cell.name]),
+            preemption=preemption,
         )
         with self.base.spilled():
             for outcome in outcomes:
@@ -172,6 +177,7 @@ class Grid:
             "precision": {"frozen": self.base.dtype, "adapter": self.config.optim.state},
             "device": jax.devices()[0].device_kind,
             "mesh": self.placement.describe(),
+            "parallelism": self.placement.parallelism,
             "versions": versions(),
             "started": outcome.started,
             "git": commit(),
@@ -257,3 +263,13 @@ class Grid:
         encoded = self.encoded[cell.length]
         samples = len(encoded.tokens)
         return self.config.optim.total_steps(samples, cell.method.curriculum) * self._step_work(encoded)
+
+
+def _placement(base: Base, config: SweepConfig) -> Placement:
+    """The config's mesh, or that of a base which was spread over one of its own."""
+    if base.mesh is None:
+        return config.placement()
+    if config.mesh != MeshConfig() and config.mesh.build() != base.mesh:
+        raise UserError(f"the base was loaded on a mesh of {dict(base.mesh.shape)}, the sweep asks for another; load "
+                        "it with mesh=config.mesh.build().")  # fmt: skip
+    return Placement(base.mesh, config.parallelism)

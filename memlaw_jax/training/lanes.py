@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 from memlaw_jax.errors import UserError
@@ -15,6 +16,7 @@ from memlaw_jax.training.frozen import Frozen
 from memlaw_jax.training.memory import told_of_memory
 from memlaw_jax.training.optim import OptimConfig
 from memlaw_jax.training.pool import Pool, SavedLanes
+from memlaw_jax.training.preemption import Preemption
 
 STEPS_PER_DISPATCH = 50
 LANES = 16
@@ -34,6 +36,7 @@ def train_cells(
     checkpoints: Checkpoints | None = None,
     listen: Listener | None = None,
     skip: Callable[[Cell], bool] | None = None,
+    preemption: Preemption | None = None,
 ) -> Iterator[Outcome]:
     """Trains all cells, up to `lanes` at a time, and yields each as it finishes.
 
@@ -50,8 +53,10 @@ def train_cells(
       checkpoints: where lanes in training are saved now and then, and found again by the names of their cells.
       listen: called after each dispatch with a cell, its first step in that dispatch, and `[K]` metrics.
       skip: asked before a cell takes a free lane; cells for which it is true are left out.
+      preemption: asked before each dispatch; when it says so, lanes are saved and training ends.
 
     Raises:
+      Preempted: it did.
       UserError: cells that differ in targets, layers or dropout, or do not fit the model or the device's memory.
     """
     if not cells:
@@ -86,7 +91,7 @@ def train_cells(
                 skip=skip,
                 saved=saved,
             )
-            yield from pool.run(checkpoints, listen)
+            yield from pool.run(checkpoints, listen, preemption)
             del pool  # its lanes leave the device before the next ones come
 
 
@@ -104,5 +109,6 @@ def _groups(
     for cell in cells:
         encoded = sets[cell.data]
         bucket = Bucket.of(encoded, optim.batch(len(encoded.tokens)), cell.curriculum is not None)
+        bucket = dataclasses.replace(bucket, samples=frozen.placement.samples(bucket.samples))
         groups.setdefault((bucket, frozen.source(encoded)), []).append(cell)
     return [(bucket, group) for (bucket, _), group in groups.items()]

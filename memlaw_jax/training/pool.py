@@ -14,11 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import serialization
+from jaxtyping import Array, Int
 
+from memlaw_jax.errors import Preempted
 from memlaw_jax.models import init_adapter, pad_rank, trim_rank
 from memlaw_jax.models.decoder import Remat
 from memlaw_jax.models.lora import AdapterWeights
 from memlaw_jax.readout import DataSets, RecallReport, verify
+from memlaw_jax.sharding import to_host
 from memlaw_jax.tasks import Encoded
 from memlaw_jax.training.buckets import Bucket
 from memlaw_jax.training.cell import Cell, Listener, Outcome, Stop
@@ -27,10 +30,14 @@ from memlaw_jax.training.frozen import Frozen
 from memlaw_jax.training.memory import needed_remat
 from memlaw_jax.training.optim import OptimConfig
 from memlaw_jax.training.order import Order
+from memlaw_jax.training.preemption import Preemption
 from memlaw_jax.training.running import Running
-from memlaw_jax.training.step import Lane, LaneSettings, Metrics, Program, new_lane, run_steps
+from memlaw_jax.training.step import Lane, LaneSettings, Metrics, Program, new_lane, run_steps, run_steps_by_pmap
 
 SavedLanes = dict[str, tuple[Any, dict[str, Any]]]  # arrays and notes, by the cell's name
+
+
+RESUMED = "started", "done", "seconds", "token_visits"  # what of `Running` is saved as it is
 
 
 class Pool:
@@ -65,18 +72,32 @@ class Pool:
         self.data = self._data(sorted({cell.data for cell in cells}))
         lora = cells[0].lora
         if remat is None:
-            tokens = self.count // self.placement.mesh.size * self.bucket.samples * self.bucket.width
+            samples = self.bucket.samples // self.placement.mesh.shape["data"]
+            tokens = self.count // self.placement.ways * samples * self.bucket.width
             remat = needed_remat(self.config, frozen.cut, frozen.base.dtype, tokens)
         self.program = Program(self.config, frozen.cut, self.objectives, optim.compiled, lora.dropout, remat)
         # Idle lanes hold an adapter of zeros with no steps to do; with that a lane scores as the base does.
-        idle = self._new_lane(jax.tree.map(jnp.zeros_like, self._fresh(cells[0])))
-        self.lanes: Lane = self.placement.spread(jax.tree.map(lambda leaf: jnp.stack([leaf] * self.count), idle))
+        idle = to_host(self._new_lane(jax.tree.map(jnp.zeros_like, self._fresh(cells[0]))))
+        self.lanes: Lane = self.placement.spread(
+            jax.tree.map(lambda leaf: np.broadcast_to(leaf, (self.count, *leaf.shape)), idle)
+        )
         self.initial = self._initial()
 
-    def run(self, checkpoints: Checkpoints | None, listen: Listener | None) -> Iterator[Outcome]:
-        """Trains the queue; the outcomes come as cells finish."""
+    def run(
+        self, checkpoints: Checkpoints | None, listen: Listener | None, preemption: Preemption | None
+    ) -> Iterator[Outcome]:
+        """Trains the queue; the outcomes come as cells finish.
+
+        Raises:
+          Preempted: told to stop, with the lanes in training saved where there are checkpoints.
+        """
         self._refill()
         while any(self.running):
+            if preemption and preemption.reached():
+                lanes, notes = self._snapshot() if checkpoints else ({}, {})
+                if checkpoints and lanes:
+                    checkpoints.save(lanes, notes)
+                raise Preempted(len(lanes))
             self._dispatch(listen)
             yield from self._harvest()
             self._refill()
@@ -111,7 +132,7 @@ class Pool:
         for i, lane in enumerate(self.running):
             if lane is None and (cell := self._next()) is not None:
                 self.running[i], begun = self._begun(cell)
-                self.lanes = _put(self.lanes, begun, i)
+                self.lanes = _put(self.lanes, to_host(begun), i)
         self.settings = self._settings()
 
     def _next(self) -> Cell | None:
@@ -151,11 +172,12 @@ class Pool:
     def _dispatch(self, listen: Listener | None) -> None:
         begun, rows = time.perf_counter(), self._rows()
         placed = self.placement.spread(rows, axis=1)
+        run = run_steps if self.placement.parallelism == "jit" else run_steps_by_pmap
         with jax.transfer_guard("disallow"):
-            self.lanes, stacked = run_steps(
-                self.program, self.lanes, self.settings, self.frozen.upper, self.data, placed
+            self.lanes, stacked = run(
+                self.program, self.lanes, self.settings, self.frozen.upper, self.data, placed, mesh=self.placement.mesh
             )
-        metrics: Metrics = jax.device_get(stacked)
+        metrics: Metrics = to_host(stacked)
         active = [lane for lane in self.running if lane]
         share = (time.perf_counter() - begun) / len(active)
         for i, lane in enumerate(self.running):
@@ -193,7 +215,15 @@ class Pool:
         samples = max(len(self.sets[data].tokens) for data in lanes.values())
         frozen, scale = self.frozen, settings.scale
         nats, right = verify(
-            self.config, frozen.cut, frozen.upper, self.data, self.lanes.weights, scale, settings.data, samples
+            self.config,
+            frozen.cut,
+            frozen.upper,
+            self.data,
+            self.lanes.weights,
+            scale,
+            settings.data,
+            samples,
+            self.placement.mesh,
         )
         reports = {}
         for lane, data in lanes.items():
@@ -231,7 +261,7 @@ class Pool:
             # the last update itself can blow up, which only the verification sees
             alive = lane.alive() and bool(np.isfinite(final.nats).all())
             self.running[i] = None
-            weights = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), self.lanes.weights)
+            weights = _take(self.lanes.weights, i)
             yield Outcome(
                 cell=lane.cell,
                 weights=trim_rank(weights, lane.cell.lora.rank),
@@ -254,10 +284,10 @@ class Pool:
         kept = dict(self.saved)
         for i, lane in enumerate(self.running):
             if lane and lane.done:
-                own = _resized(jax.tree.map(lambda leaf, i=i: leaf[i], self.lanes), trim_rank, lane.cell.lora.rank)
+                own = _resized(_take(self.lanes, i), trim_rank, lane.cell.lora.rank)
                 own = dataclasses.replace(own, memory=self._own_memory(lane.cell, own.memory))
                 arrays = {"lane": serialization.to_state_dict(own), "history": dataclasses.asdict(lane.history())}
-                note = {key: getattr(lane, key) for key in ("started", "done", "seconds", "token_visits")}
+                note = {key: getattr(lane, key) for key in RESUMED} | _described(lane.cell)
                 kept[lane.cell.name] = arrays, note
         return {name: arrays for name, (arrays, _) in kept.items()}, {name: note for name, (_, note) in kept.items()}
 
@@ -273,13 +303,21 @@ class Pool:
         wider = jax.tree.map(lambda all, part: all.at[: len(part)].set(part), fresh.memory[place], own.memory)
         memory = (*fresh.memory[:place], wider, *fresh.memory[place + 1 :])
         lane = _resized(dataclasses.replace(own, memory=memory), pad_rank, self.rank)
-        return Running(cell=cell, order=order, metrics=[Metrics(**arrays["history"])], **note), lane
+        progress = {key: note[key] for key in RESUMED}
+        return Running(cell=cell, order=order, metrics=[Metrics(**arrays["history"])], **progress), lane
 
     def _own_memory(self, cell: Cell, memory: tuple[Any, ...]) -> Any:
         """The memory of the cell's objective, of its own data set's samples or rows of a batch."""
         order = self._order(cell)
         rows = order.samples if cell.objective.state_of == "sample" else order.batch
         return jax.tree.map(lambda leaf: leaf[:rows], memory[self.objectives.index(cell.objective)])
+
+
+def _described(cell: Cell) -> dict[str, Any]:
+    """Whose adapter a saved lane is, for people who look into a checkpoint."""
+    lora = cell.lora
+    layers = None if lora.layers is None else list(lora.layers)
+    return {"rank": lora.rank, "alpha": lora.alpha, "targets": list(lora.targets), "layers": layers, "seed": cell.seed}
 
 
 def _resized(lane: Lane, change: Callable[[AdapterWeights, int], AdapterWeights], rank: int) -> Lane:
@@ -291,5 +329,26 @@ def _resized(lane: Lane, change: Callable[[AdapterWeights, int], AdapterWeights]
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _put(lanes: Lane, fresh: Lane, index: int) -> Lane:
-    """The lanes with a fresh one at `index`."""
-    return jax.tree.map(lambda stack, leaf: stack.at[index].set(leaf), lanes, fresh)
+    """The lanes with a fresh one at `index`; lanes on other devices than that one's stay where they are."""
+
+    def one(stack: Array, leaf: Array) -> Array:
+        here = jnp.arange(len(stack)) == index
+        return jnp.where(here.reshape(-1, *[1] * leaf.ndim), leaf, stack)
+
+    return jax.tree.map(one, lanes, fresh)
+
+
+def _take(lanes: Any, index: int) -> Any:
+    """One lane's arrays, on the host."""
+    return to_host(_taken(lanes, index))
+
+
+@jax.jit
+def _taken(lanes: Any, index: Int[Array, ""]) -> Any:
+    """What only one device has becomes a sum to which the others add nothing, a copy of their own for each."""
+
+    def one(stack: Array) -> Array:
+        here = (jnp.arange(len(stack)) == index).reshape(-1, *[1] * (stack.ndim - 1))
+        return jnp.where(here, stack, jnp.zeros((), stack.dtype)).sum(axis=0, dtype=stack.dtype)
+
+    return jax.tree.map(one, lanes)

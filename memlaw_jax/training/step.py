@@ -14,14 +14,16 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from memlaw_jax.models import Cut, DecoderConfig, Dropout, Upper
+from memlaw_jax.models import Cut, DecoderConfig, Dropout, Upper, upper_shardings
 from memlaw_jax.models.decoder import Remat
 from memlaw_jax.models.lora import AdapterWeights
 from memlaw_jax.objectives import Objective, TokenScores, weighted_loss
 from memlaw_jax.objectives.objective import State
 from memlaw_jax.readout import Batch, DataSets, score
+from memlaw_jax.sharding import RULES, over
 from memlaw_jax.training import adamw
 from memlaw_jax.training.optim import OptimConfig
 
@@ -170,8 +172,7 @@ def _choose(take: Bool[Array, ""], new: Any, old: Any) -> Any:
     return jax.tree.map(lambda new, old: jnp.where(take, new, old), new, old)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def run_steps(
+def steps(
     program: Program,
     lanes: Lane,
     settings: LaneSettings,
@@ -179,7 +180,7 @@ def run_steps(
     data: DataSets,
     rows: Int[Array, "K N B"] | Int[Array, "K N 0"],
 ) -> tuple[Lane, Metrics]:
-    """K steps of N lanes in one dispatch; metrics are `[K, N]`.
+    """K steps of N lanes; metrics are `[K, N]`.
 
     `rows` picks each lane's samples at each step out of its own data set. With no columns every step reads all of it;
     the features then stay shared between the lanes, so that their first product is one GEMM.
@@ -194,3 +195,78 @@ def run_steps(
         return jax.vmap(one)(lanes, settings, picked)
 
     return jax.lax.scan(step, lanes, rows)
+
+
+@functools.partial(jax.jit, static_argnames=("program", "mesh"), donate_argnames="lanes")
+def run_steps(
+    program: Program,
+    lanes: Lane,
+    settings: LaneSettings,
+    upper: Upper,
+    data: DataSets,
+    rows: Int[Array, "K N B"] | Int[Array, "K N 0"],
+    mesh: Mesh | None = None,
+) -> tuple[Lane, Metrics]:
+    """`steps` in one dispatch, over a mesh or on one device; the lanes that go in are used up."""
+    arguments = lanes, settings, upper, data, rows
+    if mesh is None:
+        return steps(program, *arguments)
+    split, whole = PartitionSpec(RULES["lanes"]), PartitionSpec()
+    stacked = PartitionSpec(None, RULES["lanes"])
+    ins = split, split, upper_shardings(mesh, upper), whole, stacked
+    return over(mesh, functools.partial(steps, program), ins, (split, stacked), RULES["lanes"])(*arguments)
+
+
+def run_steps_by_pmap(
+    program: Program,
+    lanes: Lane,
+    settings: LaneSettings,
+    upper: Upper,
+    data: DataSets,
+    rows: Int[Array, "K N B"] | Int[Array, "K N 0"],
+    mesh: Mesh,
+) -> tuple[Lane, Metrics]:
+    """`run_steps` as a program of its own on each device, with its share of the lanes."""
+    fold, unfold = _folds(mesh)
+    lanes, metrics = _pmapped(program, mesh)(fold(lanes), fold(settings), upper, data, fold(rows, 1))
+    return unfold(lanes), unfold(metrics, 1)
+
+
+@functools.cache
+def _pmapped(program: Program, mesh: Mesh) -> Any:
+    body, devices = functools.partial(steps, program), list(mesh.devices.flat)
+    return jax.pmap(body, in_axes=(0, 0, None, None, 0), donate_argnums=0, devices=devices)
+
+
+@functools.cache
+def _folds(mesh: Mesh) -> tuple[Any, Any]:
+    """Lanes as pmap wants them, `[devices, lanes of one, …]`, and back. Nothing leaves its device."""
+    parts = mesh.size
+
+    def fold(tree: Any, axis: int = 0) -> Any:
+        def one(leaf: Array) -> Array:
+            shape = leaf.shape
+            leaf = leaf.reshape(*shape[:axis], parts, shape[axis] // parts, *shape[axis + 1 :])
+            return jnp.moveaxis(leaf, axis, 0)
+
+        return jax.tree.map(one, tree)
+
+    def unfold(tree: Any, axis: int = 0) -> Any:
+        def one(leaf: Array) -> Array:
+            leaf = jnp.moveaxis(leaf, 0, axis)
+            shape = leaf.shape
+            return leaf.reshape(*shape[:axis], parts * shape[axis + 1], *shape[axis + 2 :])
+
+        return jax.tree.map(one, tree)
+
+    def jitted(function: Any, spec: Any) -> Any:
+        by_axis = [
+            jax.jit(functools.partial(function, axis=axis), out_shardings=NamedSharding(mesh, spec(axis)))
+            for axis in (0, 1)
+        ]
+        return lambda tree, axis=0: by_axis[axis](tree)
+
+    lanes = RULES["lanes"]
+    return jitted(fold, lambda _: PartitionSpec(lanes)), jitted(
+        unfold, lambda axis: PartitionSpec(*[None] * axis, lanes)
+    )

@@ -8,6 +8,7 @@ import pydantic
 from pydantic import Field
 
 from memlaw_jax.errors import UserError
+from memlaw_jax.mesh import MeshConfig
 from memlaw_jax.models import LoraConfig
 from memlaw_jax.models.decoder import Remat
 from memlaw_jax.settings import Count, PathText, Seed, settings
@@ -16,6 +17,7 @@ from memlaw_jax.training.cell import Skip, Stop
 from memlaw_jax.training.lanes import LANES, STEPS_PER_DISPATCH
 from memlaw_jax.training.method import METHODS, Method, make_method
 from memlaw_jax.training.optim import OptimConfig, Positive
+from memlaw_jax.training.placement import Parallelism, Placement
 from memlaw_jax.training.protocol import PROTOCOLS, Name
 
 
@@ -32,7 +34,10 @@ class SweepConfig:
       methods: by name, or mappings with `kind` and settings (`training.method`).
       learning_rates: a grid axis in place of `optim.learning_rate`.
       protocol: `paper` or `standard`: fixes and fills in settings of `lora`, `optim` and `seeds` (`training.protocol`).
-      lanes: the most adapters trained at once, rounded up to a multiple of the devices.
+      mesh: sizes of the axes `adapters`, `data`, `fsdp` and `tensor`, within (`ici`) and between slices (`dcn`); all
+        devices go to `adapters` unless it says otherwise (`memlaw_jax.mesh`).
+      parallelism: `jit` runs one program over the mesh, `pmap` a copy of the step on each device.
+      lanes: the most adapters trained at once on all devices together, rounded up to what the mesh splits evenly.
       steps_per_dispatch: optimiser steps between two looks of the host.
       stop: `recalled` ends a cell once all its samples are recalled word for word, `certain` once every answer token
         has p > ½ as well, `budget` when its steps are spent.
@@ -40,6 +45,8 @@ class SweepConfig:
         (`training.saturation`).
       remat: what the backward pass computes again, `none`, `dots` or `blocks`; null is what memory asks for.
       attention: `auto`, `xla`, `cudnn` or `splash` (`models.attention`).
+      hardware: what the sweep is meant for, such as `v5e-16`; `memlaw check` compiles for it (`check.hardware`).
+      xla_flags: groups of compiler flags by name (`check.flags`).
       decode: whether finished cells are decoded greedily, for token accuracy without the true tokens before it.
       adapters: whether the adapters themselves are kept, in `adapters/<cell_id>`.
       out: the results folder.
@@ -59,11 +66,15 @@ class SweepConfig:
     learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
     lora: LoraConfig = LoraConfig()
     optim: OptimConfig = OptimConfig(steps=400)
+    mesh: MeshConfig = MeshConfig()
+    parallelism: Parallelism = "jit"
     lanes: Count = LANES
     steps_per_dispatch: Count = STEPS_PER_DISPATCH
     stop: Stop = "budget"
     skip: Skip = "none"
     remat: Remat | None = None
+    hardware: str | None = None
+    xla_flags: tuple[str, ...] = ()
     decode: bool = False
     adapters: bool = False
     out: PathText | None = None
@@ -83,6 +94,14 @@ class SweepConfig:
         methods = self.made_methods()
         if self.protocol is not None:
             PROTOCOLS[self.protocol].check(self.protocol, self, methods)
+
+    def placement(self) -> Placement:
+        """Where it runs, on the devices that are here.
+
+        Raises:
+          UserError: a mesh that they do not make up.
+        """
+        return Placement(self.mesh.build(), self.parallelism)
 
     def made_task(self) -> Task:
         """The task itself."""

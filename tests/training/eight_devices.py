@@ -29,10 +29,10 @@ class Compiled:
     def __init__(self, function: Any):
         self.function, self.texts, self.programs = function, [], {}
 
-    def __call__(self, program: Any, *arguments: Any) -> Any:
+    def __call__(self, program: Any, *arguments: Any, mesh: Any = None) -> Any:
         key = str(jax.tree.map(lambda leaf: (leaf.shape, str(getattr(leaf, "sharding", None))), arguments))
         if key not in self.programs:
-            self.programs[key] = self.function.lower(program, *arguments).compile()
+            self.programs[key] = self.function.lower(program, *arguments, mesh=mesh).compile()
             self.texts.append(self.programs[key].as_text())
         return self.programs[key](*arguments)
 
