@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend."""
+"""The one exception for mistakes that a user can mend, and the one for a training that was told to stop."""
 
 from __future__ import annotations
 
@@ -8,3 +8,15 @@ class UserError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class Preempted(Exception):
+    """Training was stopped by SIGTERM; the same command goes on from there.
+
+    Args:
+      lanes: adapters in training that are saved.
+    """
+
+    def __init__(self, lanes: int):
+        super().__init__(f"stopped by SIGTERM; {lanes} adapters in training are saved")
+        self.lanes = lanes

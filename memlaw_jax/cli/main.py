@@ -7,12 +7,13 @@ import json
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from types import FrameType
 
-from memlaw_jax.cli import compare, demo, export, fit, microscope, recall, remember, sweep
-from memlaw_jax.errors import UserError
+from memlaw_jax.cli import compare, demo, export, fit, microscope, processes, recall, remember, sweep
+from memlaw_jax.errors import Preempted, UserError
 from memlaw_jax.version import __version__
 
 COMMANDS = (demo, sweep, fit, microscope, remember, recall, export, compare)
@@ -48,29 +49,61 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; 0 only on success, 2 on a user's mistake, 130 or 143 when stopped by a signal."""
+    """Runs one command; the exit code.
+
+    0 on success, and when SIGTERM came while lanes were trained, which are saved; 2 on a user's mistake; 130 or 143
+    when stopped by a signal elsewhere.
+    """
     signal.signal(signal.SIGTERM, _terminate)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    args = _parse(arguments)
+    code = _run(_parse(arguments))
+    if code:
+        processes.leave(code)
+    return code
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Runs the command and prints what it returns, or what went wrong; the exit code."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warn  # type: ignore[assignment]
             result, words = args.run(args)
     except UserError as error:
-        print(f"memlaw: error: {error}", file=sys.stderr)
-        return 2
+        return _told(f"error: {error}", 2)
+    except Preempted as stop:
+        if processes.speaks():
+            _told(f"{stop}; the same command goes on from there.", 0)
+            if args.json:
+                _say(json.dumps({"preempted": True, "lanes": stop.lanes}))
+        return 0
     except KeyboardInterrupt:
-        print("\nmemlaw: stopped. Nothing finished is lost; the same command goes on from there.", file=sys.stderr)
-        return 130
+        return _told("stopped. Nothing finished is lost; the same command goes on from there.", 130, "\n")
     except _Terminated:
-        print("\nmemlaw: terminated. Nothing finished is lost; the same command goes on from there.", file=sys.stderr)
-        return 143
+        return _told("terminated. Nothing finished is lost; the same command goes on from there.", 143, "\n")
+    except Exception as error:
+        if not processes.joined():
+            raise
+        if not processes.loss(error):
+            traceback.print_exc()
+            return 1
+        return _told("error: another process is gone. Nothing finished is lost; start all of them again.", 1)
+    if processes.speaks():
+        _say(json.dumps(result) if args.json else words)
+    return 0
+
+
+def _say(words: str) -> None:
     try:
-        print(json.dumps(result) if args.json else words, flush=True)
+        print(words, flush=True)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+
+
+def _told(words: str, code: int, begin: str = "") -> int:
+    """The exit code, which standard error explains."""
+    print(f"{begin}memlaw: {words}", file=sys.stderr)
+    return code
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from etils import epath
+
+from memlaw_jax.errors import UserError
 from memlaw_jax.models import Base, LoraConfig
 from memlaw_jax.results import ResultStore
 from memlaw_jax.tasks import Task
 from memlaw_jax.training.checkpoint import Checkpoints
+from memlaw_jax.training.distributed import agree, check_shared, is_first
 from memlaw_jax.training.frozen import Frozen
 from memlaw_jax.training.grid import Grid
 from memlaw_jax.training.logging import Watcher
 from memlaw_jax.training.optim import OptimConfig
+from memlaw_jax.training.preemption import Preemption
 from memlaw_jax.training.protocol import Name
 from memlaw_jax.training.saturation import Saturation
 from memlaw_jax.training.sweep_config import SweepConfig
@@ -31,7 +35,7 @@ CHECKPOINTS, ADAPTERS = "checkpoints", "adapters"
 class SweepResults:
     """The finished cells of a grid, and those that were left out because others showed what they would say."""
 
-    directory: os.PathLike[str]
+    directory: epath.Path
     records: list[dict[str, Any]]
     skipped: list[dict[str, Any]] = field(default_factory=list)
 
@@ -45,23 +49,29 @@ class SweepResults:
 def run_sweep(
     base: Base,
     config: SweepConfig,
-    out: str | os.PathLike[str],
+    out: epath.PathLike,
     watch: Watcher | None = None,
     frozen: Callable[[], Frozen] | None = None,
 ) -> SweepResults:
     """Runs the cells of a grid that `out` does not hold yet; each is saved the moment it finishes.
 
-    Lanes in training are saved too, every 20 seconds, and go on from there when the same sweep is run again. The
-    base's weights are in the host's memory meanwhile (`Base.spilled`).
+    Lanes in training are saved too, every 20 seconds and when SIGTERM comes, and go on from there when the same sweep
+    is run again. The base's weights are in the host's memory meanwhile (`Base.spilled`). Of several processes, which
+    all run this, the first writes.
 
     Args:
       frozen: gives the features and weights of other sweeps, for this one too.
 
     Raises:
       UserError: a cell that cannot be run (said before any is), or a folder that belongs to another grid.
+      Preempted: SIGTERM came; the lanes in training are saved.
     """
     grid = Grid(base, config)
-    with ResultStore(out, grid.identity) as store, closing(Checkpoints(store.directory / CHECKPOINTS)) as checkpoints:
+    with (
+        _opened(out, grid.identity) as store,
+        closing(Checkpoints(store.directory / CHECKPOINTS)) as checkpoints,
+        Preemption() as preemption,
+    ):
         saturation = Saturation(grid, store.records)
         skip = saturation.shows if config.skip == "saturated" else None
         left = [cell for cell in grid.cells if cell.id not in store.finished]
@@ -70,8 +80,11 @@ def run_sweep(
         if watch:
             watch.begin(total=len(grid.cells), done=len(grid.cells) - len(todo), work=grid.work(todo))
         try:
-            for planned, outcome in grid.run(todo, checkpoints=checkpoints, watch=watch, frozen=frozen, skip=skip):
-                if config.adapters:
+            outcomes = grid.run(
+                todo, checkpoints=checkpoints, watch=watch, frozen=frozen, skip=skip, preemption=preemption
+            )
+            for planned, outcome in outcomes:
+                if config.adapters and store.writer:
                     outcome.adapter(base).save(store.directory / ADAPTERS / planned.id)
                 record, tokens = grid.saved(planned, outcome)
                 store.append(record, tokens)
@@ -79,13 +92,28 @@ def run_sweep(
                 if watch:
                     watch.finished(planned.cell, outcome)
             checkpoints.remove()
-            saturation.save(store.directory)
+            if store.writer:
+                saturation.save(store.directory)
         finally:
             if watch:
                 watch.end()
         ids = {cell.id for cell in grid.cells}
         records = [record for record in store.records if record["cell_id"] in ids]
         return SweepResults(store.directory, records, list(saturation.skipped.values()))
+
+
+def _opened(out: epath.PathLike, identity: dict[str, Any]) -> ResultStore:
+    """The results folder, which process 0 writes to and all others read, or what keeps process 0 from it for all."""
+    check_shared(out)
+    store, why = None, None
+    if is_first():
+        try:
+            store = ResultStore(out, identity)
+        except UserError as error:
+            why = str(error)
+    if (why := agree(why)) is not None:
+        raise UserError(why)
+    return store or ResultStore(out, identity, writer=False)
 
 
 def _warn_of_what_is_missing(store: ResultStore, config: SweepConfig, cells: set[str]) -> None:
@@ -107,7 +135,7 @@ def sweep(
     task: Task | dict[str, Any],
     *,
     ranks: Sequence[int],
-    out: str | os.PathLike[str],
+    out: epath.PathLike,
     lengths: Sequence[int | None] | None = None,
     seeds: Sequence[int] | None = None,
     methods: Sequence[Any] | None = None,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +25,7 @@ from memlaw_jax.training import Cell, OptimConfig, Outcome, train_cells
 from memlaw_jax.training.checkpoint import KEPT, Checkpoints, Saved
 
 from . import lab
+from .fleet import lines, run
 from .test_lanes import assert_identical, assert_same
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
@@ -90,6 +93,109 @@ def test_nothing_is_made_until_something_is_saved(tmp_path: Path) -> None:
     checkpoints.close()
     checkpoints.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+NOTES = {
+    "sft-r1-lr0.01-0a": {
+        "cell": "0a1b", "rank": 1, "alpha": 32.0, "targets": ["mlp", "q_proj"], "started": "2026-01-01T00:00:00+00:00",
+        "done": 50, "seconds": 1.5, "token_visits": 10**12,
+    },
+    "a name/with anything-r2": {"targets": [], "alpha": None, "done": 0},
+}  # fmt: skip
+
+
+def test_the_notes_of_each_cell_come_back(tmp_path: Path) -> None:
+    """Which adapter it is can be told without reading its arrays."""
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(tree(), NOTES)
+    found = load(tmp_path)
+    assert found is not None and found.notes == NOTES
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        assert checkpoints._orbax.metadata(0).custom_metadata == NOTES
+
+
+def test_saving_takes_its_share_of_the_time_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(Checkpoints(tmp_path, every=0, share=0.1)) as checkpoints:
+        taken, real = 0.3, checkpoints._orbax.save_async  # seconds
+
+        def slow(*arguments: Any, **options: Any) -> None:
+            time.sleep(taken)
+            real(*arguments, **options)
+
+        monkeypatch.setattr(checkpoints._orbax, "save_async", slow)
+        assert checkpoints.due
+        checkpoints.save(tree(), {"cell": {}})
+        checkpoints._orbax.wait()
+        assert 10 * taken <= checkpoints._pause < 20 * taken and not checkpoints.due
+        checkpoints._last -= checkpoints._pause
+        assert checkpoints.due
+
+
+def test_none_is_due_while_one_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(Checkpoints(tmp_path, every=0, share=math.inf)) as checkpoints:
+        checkpoints.save(tree(), {"cell": {}})
+        checkpoints._orbax.wait()
+        assert checkpoints.due
+        monkeypatch.setattr(checkpoints._orbax, "is_saving_in_progress", lambda: True)
+        assert not checkpoints.due
+
+
+def test_a_buckets_address_stays_what_it_is() -> None:
+    assert str(Checkpoints("gs://bucket/runs/checkpoints").directory) == "gs://bucket/runs/checkpoints"
+
+
+TOGETHER = """
+import time
+import numpy as np
+from memlaw_jax.training.checkpoint import Checkpoints
+places = sys.argv[1]
+checkpoints = Checkpoints(places, every=0.2, share=float("inf"))
+found = checkpoints.load()
+print(found and (found.notes, found.arrays["cell"]["weights"].tolist(), type(found.arrays["cell"]["weights"]).__name__))
+due = []
+for step in range(200):  # the clocks differ, and the answers do not
+    due.append(checkpoints.due)
+    if due[-1]:
+        checkpoints.save({"cell": {"weights": np.full(3, step, np.float32)}}, {"cell": {"done": step}})
+    time.sleep(0.005 * (1 + me))
+print(sum(due) > 1, due)
+checkpoints.save({"cell": {"weights": np.full(3, 7 + jax.process_count(), np.float32)}}, {"cell": {"done": 200}})
+checkpoints.close()
+"""
+
+TORN = """
+import shutil
+from memlaw_jax.training.checkpoint import Checkpoints
+checkpoints = Checkpoints(sys.argv[1])
+print(checkpoints.load().notes)
+checkpoints.remove()
+print(os.path.exists(sys.argv[1]))
+"""
+
+
+def test_several_processes_save_together_and_any_number_goes_on(
+    tmp_path: Path, child_environment: dict[str, str]
+) -> None:
+    """Two, then one, then three on one folder; each finds what those before it left."""
+    before = "None"
+    for turn, processes in enumerate((2, 1, 3)):
+        folder = tmp_path / f"said {turn}"
+        said = lines(run(TOGETHER, folder, child_environment, str(tmp_path / "kept"), processes=processes))
+        assert all(one == said[0] for one in said)
+        assert said[0][0] == before and said[0][1].startswith("True")
+        before = str(({"cell": {"done": 200}}, [7.0 + processes] * 3, "ndarray"))
+        assert len(list((tmp_path / "kept").iterdir())) == KEPT
+    assert_holds_together(tmp_path / "kept", 10.0)
+    latest = max((tmp_path / "kept").iterdir(), key=lambda path: int(path.name))
+    cut_short(latest)  # all processes take the one before
+    said = lines(run(TORN, tmp_path / "said torn", child_environment, str(tmp_path / "kept")))
+    assert said[0][0] == said[1][0] and "'done'" in said[0][0] and said[0][1] == "False"
+    assert not (tmp_path / "kept").exists()
+
+
+def assert_holds_together(folder: Path, value: float) -> None:
+    found = load(folder)
+    assert found is not None and found.arrays["cell"]["weights"].tolist() == [value] * 3
 
 
 def gone(name: str) -> Callable[[Path], None]:
@@ -197,7 +303,7 @@ class Trainings:
         """Goes on with the cells that have not finished; whether all of them have now."""
         left = [cell for cell in self.cells if cell.name not in self.outcomes]
         ends = len(self.steps) + dispatches * min((self.options | options)["lanes"], len(left))
-        with closing(Checkpoints(self.folder, every=0)) as checkpoints:
+        with closing(Checkpoints(self.folder, every=0, share=math.inf)) as checkpoints:
 
             def listen(cell: Cell, step: int, metrics: Any) -> None:
                 if "_orbax" in checkpoints.__dict__:
