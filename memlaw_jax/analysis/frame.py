@@ -15,6 +15,7 @@ from etils import epath
 
 from memlaw_jax.analysis import release
 from memlaw_jax.errors import UserError
+from memlaw_jax.paths import as_path, is_local, reading
 
 _SIZES, _LOSSES = ("rank", "length"), ("loss_initial", "loss_final")
 NEEDED = _SIZES + _LOSSES
@@ -25,12 +26,13 @@ _SUFFIXES = ".jsonl, .csv or .parquet"
 def read_frame(source: Source | Iterable[Source]) -> pd.DataFrame:
     """Runs as a DataFrame, one row a run, from a table, a file, a results folder, or a list of these.
 
-    A folder stands for its `results.jsonl`, or, where it has none, for the output tree of the paper's release
-    (`analysis/release.py`); files are `.jsonl` (one record a line), `.csv` or `.parquet`. The columns
-    `rank` and `length` (answer tokens) are whole and positive, `loss_initial` and `loss_final` (nats per answer token)
-    finite and not negative; every other column passes through. A torn last line of a `.jsonl`, which a killed sweep
-    leaves behind, is left out with a warning. Rows with `stopped` = "diverged" are left out and listed in
-    `frame.attrs["diverged"]` (rank, length, method); `frame.attrs["source"]` names the inputs.
+    Files and folders are local or in a bucket (`gs://…`). A folder stands for its `results.jsonl`, or, where it is
+    local and has none, for the output tree of the paper's release (`analysis/release.py`); files are `.jsonl` (one
+    record a line), `.csv` or `.parquet`. The columns `rank` and `length` (answer tokens) are whole and positive,
+    `loss_initial` and `loss_final` (nats per answer token) finite and not negative; every other column passes through.
+    A torn last line of a `.jsonl`, which a killed sweep leaves behind, is left out with a warning. Rows with `stopped`
+    = "diverged" are left out and listed in `frame.attrs["diverged"]` (rank, length, method); `frame.attrs["source"]`
+    names the inputs.
 
     Raises `UserError`, naming file, line and value, for anything else: no such file, a missing column, a bad value,
     the same run twice.
@@ -66,19 +68,21 @@ def _load(part: Source) -> tuple[pd.DataFrame, list[str], str]:
         frame.attrs = dict(part.attrs)
         where = [f"{name}, row {label}" for label in part.index]
     else:
-        path = epath.Path(part)
-        if release.recognises(path):
+        path = as_path(part)
+        if is_local(path) and release.recognises(path):
             return *release.read_release(path), os.fspath(path)
-        if path.is_dir():
-            path = path / "results.jsonl"
+        with reading(path):
+            path = path / "results.jsonl" if path.is_dir() else path
+            there = path.exists()
         name = os.fspath(path)
-        if not path.exists():
+        if not there:
             raise UserError(f"there is no {name}; give a folder with results.jsonl, or a {_SUFFIXES} file")
         readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
         kind = path.suffix.lower()
         if kind not in readers:
             raise UserError(f"{name} ends in '{path.suffix}'; results are read from {_SUFFIXES}")
-        frame, where = readers[kind](path)
+        with reading(path):
+            frame, where = readers[kind](path)
     missing = [column for column in NEEDED if column not in frame.columns]
     if missing:
         raise UserError(f"{name} has no column {', '.join(missing)}; {', '.join(NEEDED)} are needed")

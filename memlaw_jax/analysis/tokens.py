@@ -16,6 +16,7 @@ from etils import epath
 
 from memlaw_jax.analysis.frame import Source, read_frame
 from memlaw_jax.errors import UserError
+from memlaw_jax.paths import as_path, folder_of, read_if_there, reading
 
 NEEDED = ("nats_initial", "nats", "right", "sample")
 OPTIONAL = ("labels", "pieces", "free_right")
@@ -82,10 +83,11 @@ def read_tokens(source: Source | Iterable[Source] | Tokens) -> Tokens:
 def _records(part: Any) -> pd.DataFrame:
     if isinstance(part, pd.DataFrame):
         raise UserError("a table of runs holds no tokens; give the results folder that the sweep wrote")
-    path = epath.Path(part)
-    folder = path if path.is_dir() else path.parent
+    path, folder = as_path(part), folder_of(part)
+    with reading(folder):
+        there = (folder / "tokens").is_dir()
     frame = read_frame(path)
-    if not (folder / "tokens").is_dir():
+    if not there:
         raise UserError(
             f"{folder} has no tokens folder, where a sweep keeps the probability of every token; give the folder that "
             "`memlaw sweep` wrote, or run it again"
@@ -102,12 +104,13 @@ def _who(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: epath.Path, length: int) -> dict[str, np.ndarray]:
-    if not path.exists():
+    data = read_if_there(path)
+    if data is None:
         raise UserError(
             f"{path} is missing, though results.jsonl has its record; copy the whole folder, or run it again"
         )
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
             found = {name: file[name] for name in (*NEEDED, *OPTIONAL) if name in file}
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as problem:
         raise UserError(f"{path} cannot be read ({problem}); copy it again, or run its cell again") from problem

@@ -34,13 +34,11 @@ def arguments(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Compares, writes and draws; returns the JSON result and the words for a person."""
-    from pathlib import Path
-
     from memlaw_jax.analysis import compare_and_draw
     from memlaw_jax.cli.fit import law_json
+    from memlaw_jax.paths import as_path, folder_of
 
-    first = Path(args.a)
-    out = Path(args.out) if args.out else (first if first.is_dir() else first.parent) / "compare"
+    out = as_path(args.out) if args.out else folder_of(args.a) / "compare"
     found, written, words = compare_and_draw(
         args.a, args.b, out, method=args.method, method_b=args.method_b, filter=args.filter
     )

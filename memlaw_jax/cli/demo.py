@@ -32,10 +32,11 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from memlaw_jax.analysis import fit_and_draw
     from memlaw_jax.cli.config import read_config
     from memlaw_jax.models import load_base
+    from memlaw_jax.paths import as_path
     from memlaw_jax.training.logging import Log
     from memlaw_jax.training.sweep import run_sweep
 
-    config, out = read_config(CONFIG), Path(args.out)
+    config, out = read_config(CONFIG), as_path(args.out)
     if not args.json:
         print(f"{_cells(config)} adapters on the embedded base model; results go to {out}.", file=sys.stderr)
     base = load_base(config.model, config.dtype)

@@ -48,16 +48,15 @@ def arguments(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Exports; returns the JSON result and the words for a person."""
-    from etils import epath
-
     from memlaw_jax.models import load_adapter
+    from memlaw_jax.paths import as_path
 
     if args.dtype and args.format != "merged":
         raise UserError(f"--dtype is of merged weights; --format {args.format} stores float32.")
     adapter = load_adapter(args.adapter)
     if args.model:
         adapter = dataclasses.replace(adapter, model=args.model)
-    out = epath.Path(args.out)
+    out = as_path(args.out)
     files, use = _WRITERS[args.format](adapter, out, args)
     result = {
         "out": str(out),

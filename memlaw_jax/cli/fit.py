@@ -31,12 +31,10 @@ def arguments(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Fits and draws; returns the JSON result and the words for a person."""
-    from pathlib import Path
-
     from memlaw_jax.analysis import fit_and_draw
+    from memlaw_jax.paths import as_path, folder_of
 
-    first = Path(args.results[0])
-    out = Path(args.out) if args.out else (first if first.is_dir() else first.parent) / "law"
+    out = as_path(args.out) if args.out else folder_of(args.results[0]) / "law"
     law, written, words = fit_and_draw(args.results, out, filter=args.filter, method=args.method)
     return law_json(law) | {"out": str(out), "files": [str(path) for path in written]}, "\n".join(
         [words, "", "Written:", *[f"  {path}" for path in written]]

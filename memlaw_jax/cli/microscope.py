@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 NAME = "microscope"
@@ -28,8 +27,9 @@ def arguments(command: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Looks and draws; returns the JSON result and the words for a person."""
     from memlaw_jax.analysis import look_and_draw
+    from memlaw_jax.paths import as_path
 
-    out = Path(args.out) if args.out else Path(args.results[0]) / "microscope"
+    out = as_path(args.out) if args.out else as_path(args.results[0]) / "microscope"
     found, written, words = look_and_draw(args.results, out, threshold=args.threshold)
     files = [str(path) for path in written]
     return json.loads(found.to_json()) | {"out": str(out), "files": files}, "\n".join(

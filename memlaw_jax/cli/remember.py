@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import shlex
 import time
-from pathlib import Path
 from typing import Any
 
 from memlaw_jax.errors import UserError
@@ -64,13 +63,14 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from memlaw_jax.analysis import Law
     from memlaw_jax.cli.misses import checked, finite, misses, table
     from memlaw_jax.models import LoraConfig, load_base
+    from memlaw_jax.paths import as_path
     from memlaw_jax.readout import encode
     from memlaw_jax.tasks import RecordsTask
     from memlaw_jax.training import OptimConfig, make_method
     from memlaw_jax.training.logging import Log
     from memlaw_jax.training.remember import advice, remember, widest_rank
 
-    rank = _rank(args.rank)
+    rank, out = _rank(args.rank), as_path(args.out)
     method = make_method(args.method)
     lora = LoraConfig(
         rank=rank or 1,
@@ -82,8 +82,8 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     task = RecordsTask(path=args.data)
     base = load_base(args.model, args.dtype)
     found = remember(
-        base, task, args.out, lora=lora, rank=rank, method=method, optim=optim, seed=args.seed, law=law,
-        watch=Log(args.out, bar=not args.json),
+        base, task, out, lora=lora, rank=rank, method=method, optim=optim, seed=args.seed, law=law,
+        watch=Log(out, bar=not args.json),
     )  # fmt: skip
     encoded = encode(base, task.samples(base.tokenizer, None, max_length=base.config.max_positions))
     report, free = checked(base, found.adapter, encoded, bar=not args.json)
@@ -121,8 +121,8 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     words += [
         "",
         f"Adapter: {found.directory}",
-        f"Records: {Path(args.out) / 'results.jsonl'}",
-        f"Curves:  {Path(args.out) / 'tensorboard'} (for TensorBoard)",
+        f"Records: {out / 'results.jsonl'}",
+        f"Curves:  {out / 'tensorboard'} (for TensorBoard)",
         f"Check:   {shlex.join(check)}",
     ]
     return result, "\n".join(words)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 from typing import Any
+
+from memlaw_jax.cli import processes
 
 NAME = "sweep"
 HELP = "Run a grid of adapters (rank × length × method × seed), or go on with one that was stopped."
@@ -30,7 +31,10 @@ def arguments(command: argparse.ArgumentParser) -> None:
     """Adds this command's arguments."""
     command.add_argument("config", metavar="CONFIG.yaml", help="the grid")
     command.add_argument("overrides", metavar="key=value", nargs="*", help="replaces a value of the config")
-    command.add_argument("--out", metavar="DIR", help="results folder (default: the config's `out`, or runs/CONFIG)")
+    command.add_argument(
+        "--out", metavar="DIR", help="results folder or gs:// URL (default: the config's `out`, or runs/CONFIG)"
+    )
+    processes.arguments(command)
 
 
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -38,16 +42,21 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from memlaw_jax.analysis.figures import draw_sweep
     from memlaw_jax.cli.config import read_config
     from memlaw_jax.models import load_base
+    from memlaw_jax.paths import as_path
     from memlaw_jax.training.logging import Log
     from memlaw_jax.training.saturation import SKIPPED
     from memlaw_jax.training.sweep import run_sweep
 
     begun = time.perf_counter()
     config = read_config(args.config, args.overrides)
-    out = Path(args.out or config.out or Path("runs") / Path(args.config).stem)
-    base = load_base(config.model, config.dtype, attention=config.attention)
+    speaks = processes.join(args)
+    out = as_path(args.out or config.out or as_path("runs") / as_path(args.config).stem)
+    placement = config.placement()  # before anything is loaded: it may be refused
+    base = load_base(config.model, config.dtype, placement.mesh, config.attention)
     log = Log(out, bar=not args.json)
-    results = run_sweep(base, config, out, log)
+    results = run_sweep(base, config, out, log if speaks else None)
+    if not speaks:
+        return {}, ""
     seconds = round(time.perf_counter() - begun, 1)
     frame = results.frame()
     diverged = int((frame["stopped"] == "diverged").sum())

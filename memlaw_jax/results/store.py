@@ -1,66 +1,67 @@
 """An append-only folder of finished cells that survives a kill at any moment.
 
-`results.jsonl` gets one line, synced to the disk, once a cell is complete; a torn last line (the machine died in the
-middle of a write) is cut off when the folder is next opened, and its cell run again. `sweep.json` says which sweep the
-folder belongs to, `tokens/<cell_id>.npz` holds a cell's per-token arrays.
+`results.jsonl` gets one line once a cell is complete; a torn last line (the machine died in the middle of a write) is
+cut off when the folder is next opened, and its cell run again. `sweep.json` says which sweep the folder belongs to,
+`tokens/<cell_id>.npz` holds a cell's per-token arrays.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from memlaw_jax.errors import UserError
+from memlaw_jax.paths import as_path, make_folder, read_if_there, reason, write_whole
+from memlaw_jax.results.journal import open_journal
 from memlaw_jax.results.record import to_line
 
-RESULTS, MANIFEST, TOKENS, LOCK = "results.jsonl", "sweep.json", "tokens", ".lock"
+RESULTS, MANIFEST, TOKENS = "results.jsonl", "sweep.json", "tokens"
 
 
 class ResultStore:
     """The folder of one sweep, open for writing by one process.
 
+    On a local disk what is written is synced. In a bucket it is stored when the write returns: `results.jsonl` as a
+    whole, and of two processes that write, the one that opened the folder first stops (`journal.BucketJournal`).
+
     Args:
+      directory: a local folder, or a bucket's URL such as `gs://bucket/runs/mine`.
       identity: what all its cells share (model, data, adapter, optimiser); another sweep's folder is refused. The axes
         of the grid are no part of it, so a sweep may grow.
+      writer: False writes and locks nothing, and keeps what is appended in `records` only: for all processes but the
+        first of those that run one sweep together.
 
     Raises:
       UserError: an unwritable folder, another sweep's folder, or one that another process is writing to.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], identity: Mapping[str, Any]):
-        if ":/" in os.fspath(directory):
-            raise UserError(f"{os.fspath(directory)} is no local folder; results can be written to local folders only.")
-        self.directory = Path(directory)
+    def __init__(self, directory: epath.PathLike, identity: Mapping[str, Any], *, writer: bool = True):
+        self.directory, self.writer = as_path(directory), writer
         self.results = self.directory / RESULTS
-        with self._told():
-            (self.directory / TOKENS).mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.directory / LOCK, "w")  # noqa: SIM115 - held until close
+        self._journal = open_journal(self.results)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise UserError(f"another process is writing to {self.directory}; wait for it or choose another.") from None
-        try:
-            self._claim(dict(identity))
-            self.records = self._read()
+            with self._told():
+                if writer:
+                    self._claim(json.loads(json.dumps(identity)))
+                else:
+                    self._belongs_to(json.loads(json.dumps(identity)))
+                self.records = self._read()
         except BaseException:
-            self._lock.close()
+            self._journal.close()
             raise
 
     def __enter__(self) -> ResultStore:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
+        self._journal.close()
 
     @property
     def finished(self) -> set[str]:
@@ -68,46 +69,34 @@ class ResultStore:
         return {record["cell_id"] for record in self.records}
 
     def append(self, record: Mapping[str, Any], tokens: Mapping[str, np.ndarray]) -> None:
-        """Saves a finished cell: its arrays first, then its line, each synced before this returns."""
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **tokens)  # type: ignore[arg-type]
-        with self._told():
-            path = self.directory / TOKENS / f"{record['cell_id']}.npz"
-            scratch = path.with_suffix(".part")
-            _write_synced(scratch, buffer.getvalue())
-            os.replace(scratch, path)
-            _sync_folder(path.parent)
-            line = to_line(record)
-            self._append_line(line)
+        """Saves a finished cell: its arrays first, then its line, each for good before this returns."""
+        line = to_line(record)
+        if self.writer:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **tokens)  # type: ignore[arg-type]
+            with self._told():
+                write_whole(self.directory / TOKENS / f"{record['cell_id']}.npz", buffer.getvalue())
+                self._journal.append(line.encode())
         self.records.append(json.loads(line))  # as it will be read
 
-    def _append_line(self, line: str) -> None:
-        rest = memoryview(line.encode())
-        # Unbuffered: a buffer would write what it still holds when it is closed, after the cut.
-        with open(self.results, "ab", buffering=0) as file:
-            size = file.tell()
-            try:
-                while rest:
-                    rest = rest[file.write(rest) :]
-                os.fsync(file.fileno())
-            except OSError:
-                os.truncate(self.results, size)  # half a line would hide the next one
-                raise
-
     def _claim(self, identity: dict[str, Any]) -> None:
-        """Writes what the folder belongs to, or checks it."""
+        """Becomes the writer, and writes what the folder belongs to where it belongs to nobody."""
+        make_folder(self.directory / TOKENS)
+        self._belongs_to(identity)  # first, because a sweep that is refused must not stop the one that it meets
+        self._journal.claim()
+        if not self._belongs_to(identity):
+            write_whole(self.directory / MANIFEST, (json.dumps(identity, indent=2) + "\n").encode())
+
+    def _belongs_to(self, identity: dict[str, Any]) -> bool:
+        """Whether the folder is this sweep's; False if it is nobody's yet."""
         path = self.directory / MANIFEST
-        identity = json.loads(json.dumps(identity))
-        if not path.exists():
-            if self.results.exists():
+        data = read_if_there(path)
+        if data is None:
+            if read_if_there(self.results) is not None:
                 raise UserError(f"{self.directory} holds {RESULTS} but no {MANIFEST}; choose another output folder.")
-            with self._told():
-                scratch = path.with_suffix(".part")
-                _write_synced(scratch, (json.dumps(identity, indent=2) + "\n").encode())
-                os.replace(scratch, path)
-            return
+            return False
         try:
-            found = json.loads(path.read_text())
+            found = json.loads(data)
             if not isinstance(found, dict):
                 raise ValueError
         except ValueError:
@@ -117,19 +106,16 @@ class ResultStore:
             key = next(key for key in [*identity, *found] if identity.get(key, none) != found.get(key, none))
             raise UserError(
                 f"{self.directory} belongs to another sweep: its {key} is {found.get(key, none)}, yours "
-                f"{identity.get(key, none)}; "
-                "choose another output folder."
+                f"{identity.get(key, none)}; choose another output folder."
             )
+        return True
 
     def _read(self) -> list[dict[str, Any]]:
-        """The complete lines; cuts off a torn tail."""
-        if not self.results.exists():
-            return []
-        data = self.results.read_bytes()
+        """The complete lines; the writer cuts off a torn tail."""
+        data = self._journal.read()
         complete = data.rfind(b"\n") + 1
-        if complete < len(data):
-            with self._told():
-                os.truncate(self.results, complete)
+        if complete < len(data) and self.writer:
+            self._journal.cut(complete)
         records = []
         for number, line in enumerate(data[:complete].splitlines(), start=1):
             try:
@@ -141,8 +127,8 @@ class ResultStore:
         return records
 
     @contextmanager
-    def _told(self) -> Any:
-        """Turns what the operating system refuses into one sentence."""
+    def _told(self) -> Iterator[None]:
+        """Turns what the operating system or a bucket refuses into one sentence."""
         try:
             yield
         except OSError as error:
@@ -153,21 +139,5 @@ class ResultStore:
             elif error.errno in (errno.ENOTDIR, errno.EEXIST):
                 advice = "a file stands in its place; choose another output folder"
             else:
-                advice = error.strerror or str(error)
+                advice = reason(error)
             raise UserError(f"cannot write to {self.directory}: {advice}. All finished cells are kept.") from error
-
-
-def _sync_folder(path: Path) -> None:
-    """Makes a rename last through a power cut."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

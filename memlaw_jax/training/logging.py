@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import os
+import io
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from etils import epath
 
+from memlaw_jax.paths import as_path, is_local, make_folder, write_whole
 from memlaw_jax.training.step import Metrics
 
 if TYPE_CHECKING:
     from memlaw_jax.training.cell import Cell, Outcome
 
 POINTS_PER_DISPATCH = 5
+STORED_EVERY = 300.0  # seconds; a curve in a bucket is stored as a whole each time, while the training waits
 
 
 class Watcher(Protocol):
@@ -40,6 +43,20 @@ class Watcher(Protocol):
         ...
 
 
+class _Object:
+    """What tensorboardX writes to in a bucket, whatever client it has: an object that is stored whole when flushed."""
+
+    def __init__(self, url: str):
+        self._path, self._data = as_path(url), io.BytesIO()
+        self.write = self._data.write
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:  # tensorboardX flushes first
+        pass
+
+
 class _Curve:
     """The scalars of one TensorBoard run, written where they are added.
 
@@ -47,16 +64,20 @@ class _Curve:
     the first write that fails ends the curve and nothing else: a sweep's results are its records.
     """
 
-    def __init__(self, directory: Path):
-        from tensorboardX import summary
+    def __init__(self, directory: epath.Path):
+        from tensorboardX import record_writer, summary
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event
 
         self._event, self._scalar = Event, summary.scalar
         self._writer: EventsWriter | None = None
+        self._local, self._stored = is_local(directory), time.monotonic()
+        place = str(directory / "events")
         with self._ending():
-            directory.mkdir(parents=True, exist_ok=True)
-            self._writer = EventsWriter(str(directory / "events"))
+            make_folder(directory)
+            if not self._local:
+                record_writer.register_writer_factory(place.partition(":")[0], SimpleNamespace(open=_Object))
+            self._writer = EventsWriter(place)
 
     def add_scalar(self, tag: str, value: float, step: int) -> None:
         """One point."""
@@ -64,6 +85,9 @@ class _Curve:
             if self._writer and np.isfinite(value):
                 event = self._event(wall_time=time.time(), step=step, summary=self._scalar(tag, value))
                 self._writer.write_event(event)
+                if not self._local and time.monotonic() - self._stored >= STORED_EVERY:
+                    self._writer.flush()
+                    self._stored = time.monotonic()
 
     def close(self) -> None:
         """Writes what is buffered."""
@@ -83,8 +107,8 @@ class _Curve:
 class Log:
     """A tqdm bar on standard error and TensorBoard scalars below `directory`."""
 
-    def __init__(self, directory: str | os.PathLike[str], *, bar: bool = True):
-        self._directory = Path(directory) / "tensorboard"
+    def __init__(self, directory: epath.PathLike, *, bar: bool = True):
+        self._directory = as_path(directory) / "tensorboard"
         self._show = bar
         self._curves: dict[str, _Curve] = {}
         self.new = 0

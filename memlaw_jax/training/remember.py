@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from etils import epath
 
 from memlaw_jax.errors import UserError
 from memlaw_jax.models import Adapter, Base, DecoderConfig, LoraConfig, load_adapter
+from memlaw_jax.paths import as_path, reading
 from memlaw_jax.readout import recall
 from memlaw_jax.tasks import Task, pad
 from memlaw_jax.training.frozen import Frozen
@@ -34,7 +36,7 @@ class Remembered:
     """The adapter that was kept (also in `directory`), the record of its training, and those of all ranks tried."""
 
     adapter: Adapter
-    directory: Path
+    directory: epath.Path
     record: dict[str, Any]
     tried: list[dict[str, Any]]
     loss_history: Any
@@ -43,7 +45,7 @@ class Remembered:
 def remember(
     base: Base,
     task: Task,
-    out: str | os.PathLike[str],
+    out: epath.PathLike,
     *,
     lora: LoraConfig,
     rank: int | None = None,
@@ -84,7 +86,7 @@ def remember(
         if records[-1]["exact_match"] == 1.0:
             break
     kept = max(records, key=lambda record: (record["exact_match"], record["token_accuracy"], -record["rank"]))
-    directory = Path(out)
+    directory = as_path(out)
     if not (directory / ADAPTERS / kept["cell_id"]).exists():
         raise UserError(f"{directory} has lost the adapter {kept['cell_id']} of a finished rank; choose another --out.")
     adapter = load_adapter(directory / ADAPTERS / kept["cell_id"])
@@ -121,12 +123,15 @@ def widest_rank(config: DecoderConfig, lora: LoraConfig) -> int:
     return min(min(config.linear_shape(target)) for target in lora.targets)
 
 
-def _loss_history(directory: Path, cell: str) -> Any:
+def _loss_history(directory: epath.Path, cell: str) -> Any:
     import numpy as np
 
     from memlaw_jax.results.store import TOKENS
 
-    with np.load(directory / TOKENS / f"{cell}.npz") as arrays:
+    path = directory / TOKENS / f"{cell}.npz"
+    with reading(path):
+        data = path.read_bytes()
+    with np.load(io.BytesIO(data)) as arrays:
         return arrays["loss_history"]
 
 

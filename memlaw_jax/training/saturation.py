@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
+from etils import epath
+
+from memlaw_jax.errors import UserError
+from memlaw_jax.paths import as_path, reason, refusals, write_whole
 from memlaw_jax.training.grid import Grid, PlannedCell
 from memlaw_jax.training.step import LN2
 
@@ -56,13 +59,21 @@ class Saturation:
                 return True
         return False
 
-    def save(self, directory: Path) -> None:
-        """Writes what was skipped, and what showed it; such cells have no record, so that another sweep runs them."""
-        place = directory / SKIPPED
-        if not self.skipped:
-            place.unlink(missing_ok=True)
-            return
-        place.write_text(json.dumps(list(self.skipped.values()), indent=2) + "\n")
+    def save(self, directory: epath.PathLike) -> None:
+        """Writes what was skipped, and what showed it; such cells have no record, so that another sweep runs them.
+
+        Raises:
+          UserError: the folder cannot be written to.
+        """
+        place = as_path(directory) / SKIPPED
+        try:
+            if self.skipped:
+                write_whole(place, (json.dumps(list(self.skipped.values()), indent=2) + "\n").encode())
+            else:
+                with refusals(place):
+                    place.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write {place}: {reason(error)}. All finished cells are kept.") from error
 
     def _kind(self, planned: PlannedCell) -> tuple[Any, ...]:
         return planned.method.name, planned.cell.learning_rate

@@ -111,7 +111,7 @@ def test_each_line_has_its_arrays_and_they_were_there_first(
         raise KeyboardInterrupt
 
     with ResultStore(tmp_path, identity) as store:
-        monkeypatch.setattr(ResultStore, "_append_line", die)
+        monkeypatch.setattr(store._journal, "append", die)
         with pytest.raises(KeyboardInterrupt):
             store.append(record("c"), arrays())
     assert (tmp_path / "tokens" / "c.npz").exists() and [line["cell_id"] for line in lines(tmp_path)] == ["a", "b"]
@@ -263,7 +263,7 @@ def test_a_folder_that_may_not_be_written_is_told(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr(os, "makedirs", refuse)
     with pytest.raises(UserError, match=str(tmp_path)):
         ResultStore(tmp_path / "out", identity)
 
