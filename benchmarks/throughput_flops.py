@@ -17,20 +17,8 @@ blocks above it need: linear + 2·attention more.
 
 from __future__ import annotations
 
+from memlaw_jax.check.flops import attention, linear
 from memlaw_jax.models import DecoderConfig
-
-
-def linear(config: DecoderConfig, tokens: int) -> float:
-    """Products with one block's weights, forward."""
-    heads, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    width = config.hidden_size
-    return 2.0 * tokens * (width * (heads + 2 * kv) + heads * width + 3 * width * config.intermediate_size)
-
-
-def attention(config: DecoderConfig, tokens: int, causal: bool = True) -> float:
-    """Scores and mixture of one block, forward; `causal` counts the pairs that are seen and no others."""
-    pairs = tokens * (tokens + 1) / 2 if causal else tokens**2
-    return 4.0 * pairs * config.num_heads * config.head_dim
 
 
 def needed(

@@ -34,6 +34,7 @@ from memlaw_jax.analysis.least_squares import (
     weakly_identified,
 )
 from memlaw_jax.errors import UserError
+from memlaw_jax.paths import as_path, reading
 from memlaw_jax.version import __version__
 
 SCHEMA = 1
@@ -180,13 +181,14 @@ class Law:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Law:
         """Read a `law.json`, or the one in a folder."""
-        place = epath.Path(path)
+        place = as_path(path)
         place = place / "law.json" if place.is_dir() else place
         if not place.exists():
             raise UserError(f"there is no {place}; make a law with `memlaw fit RESULTS --out DIR`")
         try:
-            content = json.loads(place.read_text())
-        except ValueError as problem:
+            with reading(place):
+                content = json.loads(place.read_text())
+        except json.JSONDecodeError as problem:
             raise UserError(f"{place} is no JSON ({problem}); make it again with `memlaw fit`") from problem
         return cls.from_dict(content)
 

@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if report.reasons:
         print(json.dumps(result) if args.json else words, flush=True)
         lanes = result.get("largest_lanes")
-        then = f"; lanes={lanes} fits" if lanes else "" if args.fix else "; --fix looks for a number of lanes that fits"
+        ask = "; --fix looks for a number of lanes that fits" if not (args.fix or report.step.fits) else ""
+        then = f"; lanes={lanes} fits" if lanes else ask
         raise UserError(f"{args.config} does not fit {report.hardware.name}: {'; '.join(report.reasons)}{then}.")
     return result, words

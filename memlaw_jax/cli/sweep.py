@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
+import warnings
 from typing import Any
 
 from memlaw_jax.cli import processes
@@ -40,6 +42,7 @@ def arguments(command: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Runs the grid; returns the JSON result and the words for a person."""
     from memlaw_jax.analysis.figures import draw_sweep
+    from memlaw_jax.check.flags import VARIABLES, flag_environment
     from memlaw_jax.cli.config import read_config
     from memlaw_jax.models import load_base
     from memlaw_jax.paths import as_path
@@ -49,7 +52,10 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
     begun = time.perf_counter()
     config = read_config(args.config, args.overrides)
+    for platform in VARIABLES:  # each reads its own when a process first meets its devices
+        os.environ.update(flag_environment(config.xla_flags, platform, os.environ))
     speaks = processes.join(args)
+    _compare_hardware(config.hardware)
     out = as_path(args.out or config.out or as_path("runs") / as_path(args.config).stem)
     placement = config.placement()  # before anything is loaded: it may be refused
     base = load_base(config.model, config.dtype, placement.mesh, config.attention)
@@ -83,6 +89,23 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if frame["rank"].nunique() > 1 and frame["length"].nunique() > 1:  # a law needs both
         words.append(f"Next:    memlaw fit {out}")
     return result, "\n".join(words)
+
+
+def _compare_hardware(name: str | None) -> None:
+    """Warns where a config is run on other hardware than it is meant and was checked for."""
+    if name is None:
+        return
+    import jax
+
+    from memlaw_jax.check.hardware import find_hardware
+
+    hardware, device = find_hardware(name), jax.devices()[0]
+    if (device.platform, jax.device_count()) != (hardware.chip.platform, hardware.chips):
+        warnings.warn(
+            f"the config is for {name}, {hardware.chips} × {hardware.chip.name}; here are {jax.device_count()} × "
+            f"{device.device_kind}: lanes and mesh may not suit them.",
+            stacklevel=2,
+        )
 
 
 def _table(frame: Any) -> str:

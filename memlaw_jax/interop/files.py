@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from etils import epath
 
 from memlaw_jax.errors import UserError
+from memlaw_jax.paths import make_folder, refusals
 
 MODEL_CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 
@@ -22,7 +23,8 @@ def refuse_model(directory: epath.Path) -> None:
 def writing(directory: epath.Path) -> Iterator[None]:
     """Makes the folder; an error of the disk on the way becomes a UserError."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        yield
+        make_folder(directory)
+        with refusals(directory):
+            yield
     except OSError as error:
         raise UserError(f"cannot write to {directory}: {error.strerror or error}; choose another folder.") from error

@@ -139,5 +139,5 @@ class Checkpoints:
 
 def _brief(error: Exception) -> str:
     """The end of the first line of an error: TensorStore's begin with where, and end with why."""
-    line = str(error).partition("\n")[0]
+    line = str(error).partition("\n")[0].partition(" [tensorstore_spec=")[0]
     return line if len(line) <= SHOWN else f"…{line[-SHOWN:]}"

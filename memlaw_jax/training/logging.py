@@ -51,7 +51,7 @@ class _Object:
         self.write = self._data.write
 
     def flush(self) -> None:
-        pass
+        write_whole(self._path, self._data.getvalue())
 
     def close(self) -> None:  # tensorboardX flushes first
         pass

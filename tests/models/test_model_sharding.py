@@ -28,10 +28,10 @@ def found(
 
 
 @pytest.mark.parametrize(
-    ("axes", "share", "copies"), [("fsdp-tensor", 1 / 8, 1.05), ("tensor", 1 / 8, 1.1), ("adapters-fsdp", 1 / 2, 2.05)]
+    ("axes", "share", "copies"), [("fsdp-tensor", 1 / 8, 1.05), ("tensor", 1 / 8, 1.1), ("adapters-fsdp", 1 / 4, 1.05)]
 )
 def test_each_device_gets_its_part(found: dict[str, Any], axes: str, share: float, copies: float):
-    """No large weight is whole on any device, and none is held more often than the mesh's other axes say."""
+    """No large weight is whole on any device, nor held twice: until there are lanes their axis holds weights too."""
     assert found[axes]["equal"]
     assert found[axes]["largest_share"] == share
     assert found[axes]["copies"] < copies

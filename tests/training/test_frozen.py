@@ -167,11 +167,11 @@ def test_a_sweep_leaves_the_base_as_it_was(base: Base, tmp_path: Path, monkeypat
     seen: list[str] = []
     original = pool.run_steps
 
-    def look(*arguments: Any) -> Any:
+    def look(*arguments: Any, **options: Any) -> Any:
         seen.append(base.params["norm"]["scale"].sharding.memory_kind)
         if len(seen) == 2:
             raise KeyboardInterrupt
-        return original(*arguments)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(pool, "run_steps", look)
     with pytest.raises(KeyboardInterrupt):

@@ -247,7 +247,7 @@ def test_a_device_without_memory_is_told_in_one_sentence(
 ) -> None:
     """Memory can run out wherever arrays are made: features, verification or training."""
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
     monkeypatch.setattr(f"memlaw_jax.training.{step}", full)

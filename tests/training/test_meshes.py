@@ -1,0 +1,83 @@
+"""Every shape of mesh trains the same adapters, on simulated devices."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from models import tiny
+
+# Data and tensor add up float32 sums in another order. So does one device with eight lanes rather than one; some
+# adapters are so sensitive that their losses differ by more than others'.
+TOLERANCE, TIMES = 2e-5, 3
+
+
+@pytest.fixture(scope="module", params=["whole mlp", "picked q_proj,down_proj"])
+def found(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    child_environment: dict[str, str],
+    python: str,
+) -> tuple[str, dict[str, Any]]:
+    """The tiny Qwen3 with a vocabulary that the meshes divide, whole sequences and picked samples of a book."""
+    kind, targets = request.param.split()
+    raw = tiny.CASES["qwen3"] | {"vocab_size": 104}
+    directory: Path = tiny.write(tmp_path_factory.mktemp("meshes"), "qwen3", raw=raw)
+    environment = child_environment | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    child = subprocess.run(
+        [python, "-m", "training.meshes", str(directory), kind, targets],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == 0, child.stderr
+    return kind, json.loads(child.stdout)
+
+
+def test_lanes_and_weights_that_are_split_change_no_bit(found: tuple[str, dict[str, Any]]) -> None:
+    """A device computes what one device alone does with as many lanes."""
+    kind, all_of_them = found
+    shapes = {"whole": ["8×1×1×1", "1×1×8×1", "4×1×2×1"], "picked": ["8×1×1×1"]}[kind]
+    assert {shape: all_of_them["differences"][shape] for shape in shapes} == dict.fromkeys(shapes, 0.0)
+
+
+def test_samples_and_heads_that_are_split_change_the_order_of_sums_only(found: tuple[str, dict[str, Any]]) -> None:
+    kind, all_of_them = found
+    assert len(all_of_them["differences"]) == {"whole": 5, "picked": 4}[kind]
+    assert max(all_of_them["differences"].values()) < max(TOLERANCE, TIMES * all_of_them["itself"])
+
+
+def test_what_a_mesh_communicates(found: tuple[str, dict[str, Any]]) -> None:
+    """Nothing along adapters; along fsdp weights are gathered and nothing else; the others need sums."""
+    kind, all_of_them = found
+    collectives = all_of_them["collectives"]
+    assert collectives["8×1×1×1"] == []
+    if kind == "whole":
+        assert collectives["1×1×8×1"] == collectives["4×1×2×1"] == ["all-gather"]
+        assert "all-reduce" in collectives["1×1×1×8"]
+    else:
+        assert "all-reduce" in collectives["1×8×1×1"]
+
+
+def test_pmap_runs_the_same_step(found: tuple[str, dict[str, Any]]) -> None:
+    kind, all_of_them = found
+    if kind == "whole":
+        assert all_of_them["pmap"] == 0.0
+
+
+def test_what_cannot_be_is_refused_by_name(found: tuple[str, dict[str, Any]]) -> None:
+    kind, all_of_them = found
+    if kind == "whole":
+        signs = [
+            "fsdp 3",
+            "adapters 2 × data 2",
+            "1 device or more",
+            "more than one axis of -1",
+            "pmap",
+            "axis data has 4",
+        ]
+        for sentence, sign in zip(all_of_them["refusals"], signs, strict=True):
+            assert sentence and sign in sentence and "\n" not in sentence
