@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from memlaw_jax.errors import UserError
 from memlaw_jax.models import Cut, DecoderConfig
 from memlaw_jax.models.decoder import Remat
+from memlaw_jax.training.distributed import agree
 
 SHARE = 0.7  # of what is free: the reckoning is rough, and the head, the batch and the optimiser want some too
 
@@ -43,11 +44,14 @@ def kept_bytes(config: DecoderConfig, cut: Cut, dtype: str, tokens: int, remat: 
 
 
 def free_memory() -> int:
-    """Bytes that the first device has free; half of the machine's memory where the device is its processor."""
+    """Bytes that the first device has free; half of the machine's memory where the device is its processor.
+
+    What process 0 finds holds for all: they must decide alike.
+    """
     stats = jax.local_devices()[0].memory_stats()
     if not stats or "bytes_limit" not in stats:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+        return agree(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    return agree(int(stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
 
 
 @contextmanager

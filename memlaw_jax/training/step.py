@@ -228,8 +228,16 @@ def run_steps_by_pmap(
 ) -> tuple[Lane, Metrics]:
     """`run_steps` as a program of its own on each device, with its share of the lanes."""
     fold, unfold = _folds(mesh)
-    lanes, metrics = _pmapped(program, mesh)(fold(lanes), fold(settings), upper, data, fold(rows, 1))
+    done = _pmapped(program, mesh)(fold(lanes), fold(settings), upper, data, fold(rows, 1))
+    lanes, metrics = jax.tree.map(functools.partial(_joined, mesh), done)
     return unfold(lanes), unfold(metrics, 1)
+
+
+def _joined(mesh: Mesh, leaf: Array) -> Array:
+    """What pmap made on this process's devices as a part of what all processes made."""
+    shape = mesh.size, *leaf.shape[1:]
+    place = NamedSharding(mesh, PartitionSpec(RULES["lanes"]))
+    return jax.make_array_from_single_device_arrays(shape, place, [part.data for part in leaf.addressable_shards])
 
 
 @functools.cache

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from models import tiny
 
-# Data and tensor add up float32 sums in another order. So does one device with eight lanes rather than one; some
-# adapters are so sensitive that their losses differ by more than others'.
-TOLERANCE, TIMES = 2e-5, 3
+# Data and tensor add up float32 sums in another order; over 8 to 20 steps of losses of a few nats that is all.
+TOLERANCE = 2e-5
 
 
 @pytest.fixture(scope="module", params=["whole mlp", "picked q_proj,down_proj"])
@@ -40,23 +39,23 @@ def found(
 def test_lanes_and_weights_that_are_split_change_no_bit(found: tuple[str, dict[str, Any]]) -> None:
     """A device computes what one device alone does with as many lanes."""
     kind, all_of_them = found
-    shapes = {"whole": ["8×1×1×1", "1×1×8×1", "4×1×2×1"], "picked": ["8×1×1×1"]}[kind]
-    assert {shape: all_of_them["differences"][shape] for shape in shapes} == dict.fromkeys(shapes, 0.0)
+    if kind == "whole":
+        assert all_of_them["differences"]["8×1×1×1"] == all_of_them["differences"]["1×1×8×1"] == 0.0
 
 
 def test_samples_and_heads_that_are_split_change_the_order_of_sums_only(found: tuple[str, dict[str, Any]]) -> None:
     kind, all_of_them = found
-    assert len(all_of_them["differences"]) == {"whole": 5, "picked": 4}[kind]
-    assert max(all_of_them["differences"].values()) < max(TOLERANCE, TIMES * all_of_them["itself"])
+    assert len(all_of_them["differences"]) == {"whole": 4, "picked": 2}[kind]
+    assert max(all_of_them["differences"].values()) < TOLERANCE
 
 
 def test_what_a_mesh_communicates(found: tuple[str, dict[str, Any]]) -> None:
     """Nothing along adapters; along fsdp weights are gathered and nothing else; the others need sums."""
     kind, all_of_them = found
     collectives = all_of_them["collectives"]
-    assert collectives["8×1×1×1"] == []
     if kind == "whole":
-        assert collectives["1×1×8×1"] == collectives["4×1×2×1"] == ["all-gather"]
+        assert collectives["8×1×1×1"] == []
+        assert collectives["1×1×8×1"] == ["all-gather"]
         assert "all-reduce" in collectives["1×1×1×8"]
     else:
         assert "all-reduce" in collectives["1×8×1×1"]
