@@ -18,7 +18,7 @@ test: $(VENV)/.installed-test
 test-parity: $(VENV)/.installed-parity
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "parity and not slow"
 
-test-all: $(VENV)/.installed-parity
+test-all: $(VENV)/.installed-all
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-test
@@ -43,3 +43,8 @@ $(VENV)/.installed-parity: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,parity]'
 	touch $@ $(VENV)/.installed-test $(VENV)/.installed
+
+$(VENV)/.installed-all: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,parity,tpu,gcs]'
+	touch $@ $(VENV)/.installed-parity $(VENV)/.installed-test $(VENV)/.installed

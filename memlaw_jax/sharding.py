@@ -169,7 +169,8 @@ def to_host(tree: Any) -> Any:
     def one(leaf: Any) -> np.ndarray:
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             if not leaf.is_fully_replicated:
-                leaf = copied(NamedSharding(leaf.sharding.mesh, PartitionSpec()))(leaf)
+                mesh: Any = leaf.sharding.mesh  # type: ignore[attr-defined]
+                leaf = copied(NamedSharding(mesh, PartitionSpec()))(leaf)
             return np.asarray(leaf.addressable_data(0))
         return np.asarray(leaf)
 

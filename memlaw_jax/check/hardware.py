@@ -1,8 +1,8 @@
 """The machines that a config can name: chips, how they are joined, and what they can do.
 
-Figures are the makers': Cloud TPU's pages on v4, v5e, v5p and v6e; those of the H100 SXM and the H200 SXM, dense rates,
-by way of other people's tables, all read in 2026. `usable` is what a program may have: on TPUs what libtpu 0.0.42 grants
-before it refuses, on GPUs JAX's default of 75 %. Prices are on demand, as remembered and not looked up again where
+Figures are the makers': Cloud TPU's pages on v4, v5e, v5p and v6e; those of the H100 SXM and the H200 SXM, dense
+rates, by way of other people's tables, all read in 2026. `usable` is what a program may have: on TPUs what libtpu
+0.0.42 grants before it refuses, on GPUs JAX's default of 75 %. Prices are on demand, as remembered and not looked up again where
 `price_source` says so: good for an order of magnitude.
 """
 

@@ -56,7 +56,7 @@ class Base:
     @property
     def mesh(self) -> Mesh | None:
         """The mesh that the weights are spread over; None on a single device."""
-        sharding = getattr(jax.tree.leaves(self.params)[0], "sharding", None)
+        sharding: Any = getattr(jax.tree.leaves(self.params)[0], "sharding", None)
         return sharding.mesh if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1 else None
 
     def logits(self, tokens: Int[Array, "B T"], adapter: Adapter | None = None) -> Float[Array, "B T V"]:

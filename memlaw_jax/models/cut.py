@@ -104,13 +104,11 @@ def upper_weights(config: DecoderConfig, params: Params, cut: Cut) -> Upper:
     )
 
 
-def upper_shardings(mesh: Mesh, upper: Upper) -> Upper:
-    """Where the weights above the cut live in training (`memlaw_jax.sharding`)."""
-    return Upper(
-        segments=weight_shardings(mesh, upper.segments),
-        norm=jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), upper.norm),
-        head=weight_sharding(mesh, ("lm_head", "kernel"), upper.head.shape, RULES),
-    )
+def upper_shardings(mesh: Mesh, upper: Upper) -> Any:
+    """Where the weights above the cut live in training (`memlaw_jax.sharding`), as another `Upper`."""
+    head: Any = weight_sharding(mesh, ("lm_head", "kernel"), upper.head.shape, RULES)
+    norm = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), upper.norm)
+    return Upper(segments=weight_shardings(mesh, upper.segments), norm=norm, head=head)
 
 
 def frozen_features(

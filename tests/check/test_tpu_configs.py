@@ -81,7 +81,9 @@ def test_the_header_says_what_it_promises(path: Path):
     config, hardware, head = read(path)
     if hardware.chip.platform == "tpu":
         hosts = f"on {hardware.hosts} host{'s' if hardware.hosts > 1 else ''}."
-        assert re.search(rf"^ Slice: {hardware.name}: .*{hardware.accelerator_type} .*{hardware.chips} chips", head, re.M)
+        assert re.search(
+            rf"^ Slice: {hardware.name}: .*{hardware.accelerator_type} .*{hardware.chips} chips", head, re.M
+        )
         assert hosts in head
     assert f"{hardware.chip.usable / 2**30:.2f} of it usable" in head
     assert f"Lanes: {config.lanes}, {config.lanes // hardware.chips} a " in head
@@ -115,9 +117,7 @@ def test_the_launch_lines_start_this_file_on_this_slice(path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["v5e-16_qwen3-8b_long_context", "v6e-8_llama-3.1-8b_phonebook", "smoke_embedded"]
-)
+@pytest.mark.parametrize("name", ["v5e-16_qwen3-8b_long_context", "v6e-8_llama-3.1-8b_phonebook", "smoke_embedded"])
 def test_a_file_fits_its_slice_and_its_chips_send_nothing(name: str, child_environment: dict[str, str], python: str):
     pytest.importorskip("libtpu")
     code, told, error = compiled(python, child_environment, str(FOLDER / f"{name}.yaml"))
