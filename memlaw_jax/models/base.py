@@ -56,8 +56,9 @@ class Base:
     @property
     def mesh(self) -> Mesh | None:
         """The mesh that the weights are spread over; None on a single device."""
-        sharding: Any = getattr(jax.tree.leaves(self.params)[0], "sharding", None)
-        return sharding.mesh if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1 else None
+        sharding = getattr(jax.tree.leaves(self.params)[0], "sharding", None)
+        mesh: Any = sharding.mesh if isinstance(sharding, NamedSharding) else None
+        return mesh if mesh is not None and mesh.size > 1 else None
 
     def logits(self, tokens: Int[Array, "B T"], adapter: Adapter | None = None) -> Float[Array, "B T V"]:
         """Float32 logits of right-padded token rows, with an adapter or without."""
