@@ -122,7 +122,9 @@ def test_a_file_fits_its_slice_and_its_chips_send_nothing(name: str, child_envir
     pytest.importorskip("libtpu")
     code, told, error = compiled(python, child_environment, str(FOLDER / f"{name}.yaml"))
     assert code == 0, error
-    assert told["compiled"] and told["fits"] and told["collectives"] == [] and told["step"]["kernels"] > 0
+    assert told["compiled"] and told["fits"] and told["collectives"] == []
+    # a phone book's samples are shorter than a kernel's block
+    assert "phonebook" in name or told["step"]["kernels"] > 0
 
 
 @pytest.mark.slow

@@ -172,6 +172,7 @@ def test_two_processes_give_the_records_of_one(sweeps: Made, whole: Sweeps) -> N
     assert not (both.out / "checkpoints").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_is_killed_takes_no_finished_cell_along(sweeps: Made, whole: Sweeps, victim: int) -> None:
     """The rest ends, with an error; another number of processes goes on."""
@@ -194,7 +195,7 @@ def test_a_process_that_is_killed_takes_no_finished_cell_along(sweeps: Made, who
         assert some.records()[cell] == record
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_stopped_by_sigterm_the_same_command_goes_on(sweeps: Made, whole: Sweeps, processes: int) -> None:
     """Twice, at one process of them; every bit is that of a run which was never stopped."""
     devices, some = 8 // processes, sweeps("some")
