@@ -10,12 +10,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from memlaw_jax.errors import UserError
+from memlaw_jax.errors import Preempted, UserError
 from memlaw_jax.version import __version__
 
 if TYPE_CHECKING:
     from memlaw_jax.analysis import Law, fit_law
     from memlaw_jax.interop import from_peft, to_peft
+    from memlaw_jax.mesh import MeshConfig
     from memlaw_jax.models import Adapter, Base, LoraConfig, load_adapter, load_base
     from memlaw_jax.objectives import MemFTOT, MemFTSW, Sft
     from memlaw_jax.readout import FreeRun, RecallReport, Sampling, decode, free_run
@@ -33,6 +34,7 @@ _HOMES = {
     "LoraConfig": "models",
     "MemFTOT": "objectives",
     "MemFTSW": "objectives",
+    "MeshConfig": "mesh",
     "OptimConfig": "training",
     "PhoneBook": "tasks",
     "RecallReport": "readout",
@@ -53,7 +55,7 @@ _HOMES = {
     "train": "training",
 }
 
-__all__ = ["UserError", "__version__", *_HOMES]
+__all__ = ["Preempted", "UserError", "__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

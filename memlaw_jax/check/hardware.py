@@ -1,9 +1,10 @@
 """The machines that a config can name: chips, how they are joined, and what they can do.
 
-Figures are the makers': Cloud TPU's pages on v4, v5e, v5p and v6e; those of the H100 SXM and the H200 SXM, dense
-rates, by way of other people's tables, all read in 2026. `usable` is what a program may have: on TPUs what libtpu
-0.0.42 grants before it refuses, on GPUs JAX's default of 75 %. Prices are on demand, as remembered and not looked up again where
-`price_source` says so: good for an order of magnitude.
+Figures are the makers': Cloud TPU's pages on v4, v5e, v5p and v6e; those of the H100 SXM and the H200 SXM, dense rates,
+by way of other people's tables, all read in 2026. `usable` is what a program may have: on TPUs what libtpu 0.0.42
+grants before it refuses, on GPUs JAX's default of 75 %. Prices are on demand, as remembered and not looked up again
+where `price_source` says so: good for an order of magnitude. Rings are reckoned with wrap-around links, which slices of
+v5e and v6e below 256 chips lack, so that what runs along `fsdp` or `tensor` there may take twice as long.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ _TPUS = {
     ),
     # v5p: 1200 GB/s a chip in both directions over three dimensions; 50 Gbit/s a chip.
     "v5p": Chip(
-        name="TPU v5p", platform="tpu", memory=95 * GIB, usable=int(95.74 * GIB), peak=459e12, hbm=2765e9, ici=200e9,
+        name="TPU v5p", platform="tpu", memory=96 * GIB, usable=int(95.74 * GIB), peak=459e12, hbm=2765e9, ici=200e9,
         dcn=6.25e9, price=4.20, price_source=_LISTED,
     ),
     # v6e: 800 GB/s a chip in both directions over two dimensions; 25.6 Tbit/s a pod of 256 chips.

@@ -174,6 +174,7 @@ def _plan(
 ) -> PoolPlan:
     totals = [config.optim.total_steps(len(sets[cell.data].tokens), cell.curriculum) for cell in cells]
     rounds = math.ceil(max(totals) / config.steps_per_dispatch)
+    even = math.ceil(max(totals) / rounds)
     bucket = dataclasses.replace(bucket, samples=placement.samples(bucket.samples))
     return PoolPlan(
         base=base,
@@ -183,7 +184,7 @@ def _plan(
         bucket=bucket,
         sets=tuple(sets[index] for index in sorted({cell.data for cell in cells})),
         lanes=placement.fit(math.ceil(len(cells) / math.ceil(len(cells) / config.lanes))),
-        steps=math.ceil(max(totals) / rounds),
+        steps=even if config.stop == "budget" else min(config.steps_per_dispatch, max(totals)),
     )
 
 

@@ -12,7 +12,10 @@ from memlaw_jax.check.hardware import GIB, Hardware
 from memlaw_jax.check.lower import bytes_a_chip
 from memlaw_jax.check.predict import OF_HBM, OF_LINKS, OF_PEAK, predict
 from memlaw_jax.mesh import ADAPTERS
+from memlaw_jax.models import Cut
+from memlaw_jax.readout.batch import FEATURE_TOKENS
 from memlaw_jax.sharding import AT_REST, weight_shardings
+from memlaw_jax.training.memory import kept_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +46,13 @@ class Report:
 
     @property
     def loading(self) -> int:
-        """Bytes a chip while features are computed: the whole model, what of it is trained on, and the features."""
-        return self.whole_model + self.step.weights + self.step.features
+        """Bytes a chip before training: the whole model, the features, and in turn a pass that computes some of them,
+        about, and the weights that are trained on.
+        """
+        plan, base = self.step.plan, self.step.plan.base
+        tokens = min(FEATURE_TOKENS, plan.samples * plan.bucket.width)
+        one_pass = kept_bytes(base.config, Cut.of(base.config, None), base.dtype, tokens, "blocks")
+        return self.whole_model + self.step.features + max(one_pass, self.step.weights)
 
     @property
     def reasons(self) -> list[str]:
@@ -122,8 +130,8 @@ class Report:
         if not self.own_tokenizer:
             lines.append(
                 "The model's tokenizer is not here; the embedded model's stands in. Answer lengths are counts of "
-                "tokens, so a long context's shapes differ by its short prompt only; a phone book's by the tokens of "
-                "its names and numbers."
+                "tokens, so a long context's shapes differ by its short prompt only; a phone book's tokens a sample "
+                "are estimated for Qwen3-8B and Llama-3.1-8B-Instruct, and the stand-in's own for others."
             )
         return lines
 

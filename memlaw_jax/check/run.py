@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from memlaw_jax.check.flags import flag_environment
 from memlaw_jax.check.hardware import NAMES, find_hardware
+from memlaw_jax.check.phonebook import shaped
 from memlaw_jax.check.report import Report
 from memlaw_jax.check.topology import slice_devices, stand_ins
 from memlaw_jax.errors import UserError
@@ -43,7 +44,7 @@ def check_sweep(config: SweepConfig, *, fix: bool = False, tell: Callable[[str],
     base, own = abstract_base(config.model, config.dtype, config.attention)
     if on_tpu:
         check_attention(config.attention, base.config.head_dim, DTYPES[config.dtype], devices[0])
-    plan = largest_pool(base, config, placement)
+    plan = largest_pool(base, config if own else shaped(config), placement)
 
     def examined(plan: PoolPlan) -> Step:
         tell(f"{'compiling' if on_tpu else 'reckoning'} a step of {plan.lanes} lanes for {hardware.name}")

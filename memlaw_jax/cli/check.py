@@ -11,7 +11,7 @@ from typing import Any
 NAME = "check"
 HELP = "Compile a sweep's training step for its hardware without owning it: memory a chip, collectives, verdict."
 EXAMPLE = """examples:
-  memlaw check tpu_configs/qwen3-8b-long-context-v5e-16.yaml
+  memlaw check tpu_configs/v5e-16_qwen3-8b_long_context.yaml
   memlaw check my.yaml hardware=v6e-8 lanes=64 --fix
 
 The config is one of `memlaw sweep` that names its `hardware`. For TPUs libtpu compiles the real step from shapes, with

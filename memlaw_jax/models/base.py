@@ -112,7 +112,7 @@ def load_base(
     mesh = None if mesh is None or mesh.size == 1 else whole_mesh(mesh)
     directory = model_directory(str(source))
     config = replace(read_config(directory), attention=attention)
-    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    device = jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]
     check_attention(attention, config.head_dim, DTYPES[dtype], device)
     return Base(
         name=EMBEDDED if str(source) == EMBEDDED else str(source),

@@ -169,7 +169,7 @@ def fingerprint(directory: epath.Path) -> str:
 
 
 def _place(mesh: Mesh | None, path: tuple[str, ...], shape: tuple[int, ...]) -> Sharding:
-    return SingleDeviceSharding(jax.devices()[0]) if mesh is None else weight_sharding(mesh, path, shape)
+    return SingleDeviceSharding(jax.local_devices()[0]) if mesh is None else weight_sharding(mesh, path, shape)
 
 
 def _inner(stack: Sharding) -> Sharding:

@@ -112,12 +112,23 @@ def features_of(base: Base, cut: Cut, tokens: Int[np.ndarray, "S T"]) -> Feature
     check_tokens(base, tokens)
     samples, width = tokens.shape
     rows, params = max(1, min(samples, FEATURE_TOKENS // width)), base.near()
-    parts = []
+    features: Any = None
     for start in range(0, samples, rows):
-        part = tokens[start : start + rows]
-        short = rows - len(part)
-        parts.append(_features(base.config, cut, base.mesh, params, np.pad(part, ((0, short), (0, 0)))))
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:samples] if samples > rows else leaves[0], *parts)
+        first = min(start, samples - rows)  # the last pass repeats some rows rather than pad
+        part = _features(base.config, cut, base.mesh, params, tokens[first : first + rows])
+        if rows == samples:
+            return part
+        if features is None:
+            features = jax.tree.map(
+                lambda leaf: jnp.zeros((samples, *leaf.shape[1:]), leaf.dtype, device=leaf.sharding), part
+            )
+        features = _written(features, part, first)  # in place: a large data set has room for one copy only
+    return features
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _written(features: Features, part: Features, first: Int[Array, ""]) -> Features:
+    return jax.tree.map(lambda all, own: jax.lax.dynamic_update_slice_in_dim(all, own, first, 0), features, part)
 
 
 def check_tokens(base: Base, tokens: Int[np.ndarray, "B T"]) -> None:

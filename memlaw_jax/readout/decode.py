@@ -19,6 +19,7 @@ from memlaw_jax.models.lora import AdapterWeights
 from memlaw_jax.readout.adapters import Adapters, OneOrMany
 from memlaw_jax.readout.batch import check_tokens
 from memlaw_jax.readout.sampling import Sampling, draw, first_largest
+from memlaw_jax.sharding import to_host
 
 DECODE_SLOTS = 16_384  # cache slots of one pass over all its adapters, or one row of each
 _MULTIPLE = 8  # widths are rounded up, so that nearby prompts share a compiled program
@@ -109,7 +110,7 @@ def continue_texts(
         wanted = counts[:, picked] * (np.arange(chunk) < len(own))  # what fills the last chunk wants nothing
         plan = starts[:, picked], wanted, picked
         found = _continue(base.config, fixed, width, params, weights, texts[picked], *plan, key, stops)
-        result[:, own] = np.asarray(found)[:, : len(own)]
+        result[:, own] = to_host(found)[:, : len(own)]
     return result
 
 

@@ -8,6 +8,7 @@ from memlaw_jax.training.method import METHODS, Method, make_method
 from memlaw_jax.training.optim import OptimConfig
 from memlaw_jax.training.order import Curriculum, Order
 from memlaw_jax.training.placement import Placement
+from memlaw_jax.training.preemption import Preemption
 from memlaw_jax.training.protocol import PROTOCOLS, Protocol
 from memlaw_jax.training.step import Lane, LaneSettings, Metrics, Program, new_lane, run_steps, train_step
 from memlaw_jax.training.sweep import SweepResults, run_sweep, sweep
@@ -30,6 +31,7 @@ __all__ = [
     "Order",
     "Outcome",
     "Placement",
+    "Preemption",
     "Program",
     "Protocol",
     "SweepConfig",

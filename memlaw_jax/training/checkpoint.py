@@ -85,7 +85,7 @@ class Checkpoints:
             begun = time.monotonic()
             # of NumPy arrays orbax keeps no sharding, so that other devices can read them
             arrays = jax.device_get(arrays)
-            step = 0 if latest is None else latest.step + 1
+            step = agree(0 if latest is None else latest.step + 1)
             # its policies ask each process by itself; `due` has asked for all
             self._orbax.save_async(step, arrays, force=True, custom_metadata=notes)
         self._last = time.monotonic()
@@ -96,15 +96,17 @@ class Checkpoints:
         if not agree(self.directory.exists()):
             return None
         self._orbax.wait()  # one of this process that is still being written would look torn
-        for found in reversed(self._orbax.checkpoints):
+        for step in reversed(agree([found.step for found in self._orbax.checkpoints])):
             saved = None
             try:
-                notes = self._orbax.metadata(found.step).custom_metadata  # which `found` itself lacks
+                notes = self._orbax.metadata(step).custom_metadata
                 if not notes:
                     raise ValueError("its notes are gone")
-                saved = Saved(arrays=self._orbax.load(found.step), notes=dict(notes))
+                saved = Saved(arrays=self._orbax.load(step), notes=dict(notes))
             except Exception as error:  # a torn file is any of OSError, ValueError, KeyError, … to orbax
-                warnings.warn(f"{found.path} is left out, it cannot be read: {_brief(error)}", stacklevel=2)
+                warnings.warn(
+                    f"{self.directory / str(step)} is left out, it cannot be read: {_brief(error)}", stacklevel=2
+                )
             if all(each(saved is not None)):
                 return saved
         return None

@@ -18,11 +18,12 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from memlaw_jax.errors import UserError
-from memlaw_jax.paths import as_path, make_folder, read_if_there, write_whole
+from memlaw_jax.paths import as_path, make_folder, read_if_there, reason, write_whole
 
 WAIT = 300.0  # seconds that a process waits for the others to start
 HEARTBEAT = 20  # seconds after which a silent process counts as lost, and all others end
-MESSAGE = 1000  # bytes of a value that is agreed on
+MESSAGE = 4000  # bytes of a value that is agreed on
+TOLD = 600  # characters of a sentence that is, each of which may take six bytes
 LOST = (
     "closed by peer",
     "Connection reset",
@@ -88,7 +89,7 @@ def is_first() -> bool:
 
 
 def agree(value: Any) -> Any:
-    """Process 0's value, which JSON can hold in 1000 bytes, for all; every process must ask."""
+    """Process 0's value, which JSON can hold in 4000 bytes, for all; every process must ask."""
     if jax.process_count() == 1:
         return value
     data = json.dumps(value).encode()
@@ -119,11 +120,15 @@ def check_shared(directory: epath.PathLike) -> None:
     """
     if jax.process_count() == 1:
         return
-    mark = as_path(directory) / f".processes-{agree(os.urandom(8).hex())}"
+    mark, why = as_path(directory) / f".processes-{agree(os.urandom(8).hex())}", None
     if is_first():
-        make_folder(mark.parent)
-        write_whole(mark, b"seen")
-    barrier("the folder is marked")
+        try:
+            make_folder(mark.parent)
+            write_whole(mark, b"seen")
+        except OSError as error:
+            why = f"cannot write to {os.fspath(directory)}: {reason(error)}; choose another output folder."[:TOLD]
+    if (why := agree(why)) is not None:
+        raise UserError(why)
     blind = [str(process) for process, sees in enumerate(each(read_if_there(mark) is not None)) if not sees]
     if is_first():
         mark.unlink()

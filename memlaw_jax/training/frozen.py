@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from memlaw_jax.models import Base, Cut, Features, LoraConfig
+from memlaw_jax.models import Base, Cut, Features, LoraConfig, Upper
 from memlaw_jax.models.base import DEVICE, HOST
 from memlaw_jax.readout import features_of
 from memlaw_jax.tasks import Encoded
@@ -39,20 +40,29 @@ class Frozen:
         placement: Placement | None = None,
         room: int | None = None,
     ):
-        self.base, self.placement, self._cached = base, placement or Placement(), cached
+        where = Placement() if base.mesh is None else Placement(base.mesh)
+        self.base, self.placement, self._cached = base, placement or where, cached
         self.cut = self._cut(lora)
-        self.upper = self.placement.upper(base, self.cut)
         self._room = free_memory() // 2 if room is None else room
         self._sources: list[tuple[Encoded, Features]] = []
+
+    @functools.cached_property
+    def upper(self) -> Upper:
+        """The weights above the cut, where training wants them."""
+        return self.placement.upper(self.base, self.cut)
 
     def fits(self, base: Base, lora: LoraConfig) -> bool:
         """Whether it was made of this base, for adapters of this kind."""
         return base is self.base and self._cut(lora) == self.cut
 
     def learn(self, sets: Iterable[Encoded]) -> None:
-        """Computes the features of all sets, of the largest first, which often serve the others."""
+        """Computes the features of all sets, of the largest first, which often serve the others.
+
+        The weights above the cut come after them, so that they need not find room beside a feature pass.
+        """
         for encoded in sorted(sets, key=lambda encoded: -encoded.tokens.size):
             self.source(encoded)
+        _ = self.upper
 
     def source(self, encoded: Encoded) -> int:
         """A number that data sets share whose features are the same ones."""

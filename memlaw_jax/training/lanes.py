@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
-from memlaw_jax.errors import UserError
+from memlaw_jax.errors import Preempted, UserError
 from memlaw_jax.models import Base
 from memlaw_jax.models.decoder import Remat
 from memlaw_jax.tasks import Encoded
@@ -78,6 +78,10 @@ def train_cells(
             wanted = [cell for cell in group if not (skip and skip(cell))]
             if not wanted:
                 continue
+            if (
+                preemption and preemption.reached()
+            ):  # before another step is compiled; the last checkpoint holds `saved`
+                raise Preempted(len(saved))
             pool = Pool(
                 frozen,
                 bucket,

@@ -66,7 +66,9 @@ class Pool:
         self.objectives = tuple(dict.fromkeys(cell.objective for cell in cells))
         self.rank = max(cell.lora.rank for cell in cells)
         longest = max(self._total(cell) for cell in cells)
-        self.steps = math.ceil(longest / math.ceil(longest / steps_per_dispatch))  # even dispatches
+        # Even dispatches, unless cells can end at the end of one, which must not depend on those that are left.
+        even = math.ceil(longest / math.ceil(longest / steps_per_dispatch))
+        self.steps = even if stop == "budget" else min(steps_per_dispatch, longest)
         self.count = self.placement.fit(math.ceil(len(cells) / math.ceil(len(cells) / lanes)))
         self.running: list[Running | None] = [None] * self.count
         self.data = self._data(sorted({cell.data for cell in cells}))

@@ -20,21 +20,21 @@ class Preemption:
     """
 
     def __init__(self) -> None:
-        self._signalled = self._reached = False
+        self._signalled = self._reached = self._listens = False
         self._before: Any = None
 
     def __enter__(self) -> Preemption:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._remember)
+            self._before, self._listens = signal.signal(signal.SIGTERM, self._remember), True
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-            self._before = None
+        if self._listens:  # of a handler that is not Python's own nothing is known but that there was one
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if self._before is None else self._before)
+            self._listens = False
 
     def reached(self) -> bool:
-        """Whether any process was told to stop: asked by all after each dispatch, the point at which all of them do.
+        """Whether any process was told to stop: asked by all before each dispatch, the point at which all of them do.
 
         JAX's `reached_preemption_sync_point` would do this some dispatches later, if orbax did not count there too.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -15,7 +16,7 @@ from memlaw_jax.models import Base, LoraConfig
 from memlaw_jax.results import ResultStore
 from memlaw_jax.tasks import Task
 from memlaw_jax.training.checkpoint import Checkpoints
-from memlaw_jax.training.distributed import agree, check_shared, is_first
+from memlaw_jax.training.distributed import TOLD, agree, check_shared, each, is_first
 from memlaw_jax.training.frozen import Frozen
 from memlaw_jax.training.grid import Grid
 from memlaw_jax.training.logging import Watcher
@@ -72,6 +73,7 @@ def run_sweep(
         closing(Checkpoints(store.directory / CHECKPOINTS)) as checkpoints,
         Preemption() as preemption,
     ):
+        _check_alike(grid, store, config)
         saturation = Saturation(grid, store.records)
         skip = saturation.shows if config.skip == "saturated" else None
         left = [cell for cell in grid.cells if cell.id not in store.finished]
@@ -110,17 +112,29 @@ def _opened(out: epath.PathLike, identity: dict[str, Any]) -> ResultStore:
         try:
             store = ResultStore(out, identity)
         except UserError as error:
-            why = str(error)
+            why = str(error)[:TOLD]
     if (why := agree(why)) is not None:
         raise UserError(why)
     return store or ResultStore(out, identity, writer=False)
+
+
+def _check_alike(grid: Grid, store: ResultStore, config: SweepConfig) -> None:
+    """Refuses processes that would not do the same: each would wait for the others for ever."""
+    settings = config.lanes, config.steps_per_dispatch, config.stop, config.skip, config.remat, config.parallelism
+    plan = repr((sorted(store.finished), [cell.id for cell in grid.cells], settings, config.decode))
+    mine = hashlib.sha256(plan.encode()).hexdigest()
+    if not all(each(agree(mine) == mine)):
+        raise UserError(
+            "the processes were started with different configs, or see different records in the folder; start all of "
+            "them with the same command."
+        )
 
 
 def _warn_of_what_is_missing(store: ResultStore, config: SweepConfig, cells: set[str]) -> None:
     """A finished cell is never run again, so it stays without what only a later config asks for."""
     done = [record for record in store.records if record["cell_id"] in cells]
     decoded = ["token_accuracy_free" in record or record["stopped"] == "diverged" for record in done]
-    kept = [(store.directory / ADAPTERS / record["cell_id"]).exists() for record in done]
+    kept = [not config.adapters or (store.directory / ADAPTERS / record["cell_id"]).exists() for record in done]
     for wanted, there, what in ((config.decode, decoded, "decoded"), (config.adapters, kept, "kept as adapters")):
         if wanted and not all(there):
             warnings.warn(

@@ -109,7 +109,8 @@ def test_the_launch_lines_start_this_file_on_this_slice(path: Path):
     through_google, through_xpk, by_hand = sweeps
     many = hardware.hosts > 1
     assert "gcloud" in through_google and "--worker=all" in through_google and "xpk workload create" in through_xpk
-    assert ("--distributed" in through_google, "--distributed" in through_xpk) == (many, many)
+    # on GKE a slice of 8 chips is two machines
+    assert ("--distributed" in through_google) == many and "--distributed" in through_xpk
     assert f"--accelerator-type={hardware.accelerator_type} " in head
     assert f"--tpu-type={hardware.accelerator_type} --num-slices={hardware.slices} " in through_xpk
     assert "gs://" in through_google and "gs://" in through_xpk

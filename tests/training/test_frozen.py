@@ -149,6 +149,7 @@ def test_weights_below_the_cut_leave_the_device_and_the_base_goes_on_working(tin
     tokens = lab.sequence(base).tokens
     expected = np.asarray(base.logits(tokens))
     kept = Frozen(base, LoraConfig(layers=(2,)))
+    assert kept.upper.head is not None  # made when first asked for
     before = device_bytes()
     with base.spilled():
         freed = before - device_bytes()
