@@ -56,7 +56,7 @@ print(each(me == 1), each(True), is_first())
 barrier("end")
 check_shared(sys.argv[1])
 try:
-    agree("x" * 2000)
+    agree("x" * 5000)
 except ValueError as error:
     print(error)
 """
@@ -67,7 +67,7 @@ def test_processes_agree(tmp_path: Path, child_environment: dict[str, str]) -> N
     assert first[0] == second[0] == "{'text': 'from 0 ½', 'number': 0.1} True None True"
     assert first[1] == "[False, True] [True, True] True" and second[1] == "[False, True] [True, True] False"
     assert list((tmp_path / "out" / "deep").iterdir()) == []  # it is made, and nothing is left in it
-    assert first[2] == second[2] == "2002 bytes are no small value; processes agree on up to 1000."
+    assert first[2] == second[2] == "5002 bytes are no small value; processes agree on up to 4000."
 
 
 BLIND = """
