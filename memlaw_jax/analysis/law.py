@@ -188,7 +188,9 @@ class Law:
         try:
             with reading(place):
                 content = json.loads(place.read_text())
-        except json.JSONDecodeError as problem:
+        except UserError:
+            raise
+        except ValueError as problem:
             raise UserError(f"{place} is no JSON ({problem}); make it again with `memlaw fit`") from problem
         return cls.from_dict(content)
 

@@ -69,5 +69,5 @@ def test_frozen_weights_are_arguments_of_every_compiled_program() -> None:
     )
     rows = np.zeros((3, 2, 0), np.int32)
     assert largest(run_steps, program, lanes, settings, upper, data, rows, static=(0,)) < MEGABYTE
-    verified = base.config, program.cut, upper, data, lanes.weights, ones, settings.data, np.zeros(1, np.int32)
-    assert largest(_verify_rows, *verified, static=(0, 1)) < MEGABYTE
+    verified = base.config, program.cut, None, upper, data, lanes.weights, ones, settings.data, np.zeros(1, np.int32)
+    assert largest(_verify_rows, *verified, static=(0, 1, 2)) < MEGABYTE
