@@ -391,7 +391,7 @@ class Spy:
 @pytest.mark.parametrize(
     ("number", "code", "word"),
     [(signal.SIGINT, 130, "stopped")],
-    ids=["SIGTERM", "Ctrl-C"],
+    ids=["Ctrl-C"],
 )
 def test_a_stopped_training_goes_on_where_it_was(
     data: Path, tiny_dir: Path, kept: Kept, memlaw: Memlaw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
