@@ -103,45 +103,33 @@ def over(mesh: Mesh, function: Callable, ins: tuple[Any, ...], outs: Any, axes: 
 
 def gather(weights: Any, width: int) -> Any:
     """Weights of which each device that this is mapped over holds a part, with all their `width`."""
-    mesh = jax.sharding.get_abstract_mesh()
 
     def one(path: Any, leaf: Array) -> Array:
         logical = AXES.get(".".join(str(key.key) for key in path[-2:]), ())
-        if "width" not in logical:
-            return leaf
-        axis = leaf.ndim - len(logical) + logical.index("width")
-        return gathered(leaf, axis, width, mesh)
+        return gathered(leaf, logical.index("width") - len(logical), width) if "width" in logical else leaf
 
-    return jax.tree.map_with_path(one, weights) if mesh.manual_axes else weights
+    return jax.tree.map_with_path(one, weights)
 
 
-def gathered(weight: Array, axis: int, width: int, mesh: Any = None) -> Array:
+def gathered(weight: Array, axis: int, width: int) -> Array:
     """One weight, whole along `axis`: as `gather`, which says what is what by its path."""
-    mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
     parts = width // weight.shape[axis]
     if parts == 1:
         return weight
+    mesh = jax.sharding.get_abstract_mesh()
     names = next(names for names in (RULES["width"], AT_REST["width"]) if _product(mesh, names) == parts)
-    return checkpoint_name(jax.lax.all_gather(weight, names, axis=axis, tiled=True), GATHERED)
+    return checkpoint_name(jax.lax.all_gather(weight, names, axis=axis % weight.ndim, tiled=True), GATHERED)
 
 
 def split(x: Array, *logical: str | None) -> Array:
     """An activation that lies on the mesh as the table says, on those axes that are left to the compiler."""
-    mesh = jax.sharding.get_abstract_mesh()
-    automatic = set(mesh.axis_names) - set(mesh.manual_axes) if mesh.manual_axes else set()
-    spec: list[Any] = []
-    for size, kind in zip(x.shape, logical, strict=True):
-        axes = tuple(name for name in RULES.get(kind or "", ()) if name in automatic)
-        spec.append(axes if axes and size % _product(mesh, axes) == 0 else None)
+    spec = [_split_among(kind, size) for kind, size in zip(logical, x.shape, strict=True)]
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec)) if any(spec) else x
 
 
 def shares(kind: str, size: int) -> int:
     """Into how many parts the compiler splits `size` of these."""
-    mesh = jax.sharding.get_abstract_mesh()
-    left = set(mesh.axis_names) - set(mesh.manual_axes) if mesh.manual_axes else set()
-    count = _product(mesh, tuple(name for name in RULES[kind] if name in left))
-    return count if size % count == 0 else 1
+    return _product(jax.sharding.get_abstract_mesh(), _split_among(kind, size) or ())
 
 
 def by_hand(function: Callable, *heads: Array) -> Array:
@@ -149,18 +137,29 @@ def by_hand(function: Callable, *heads: Array) -> Array:
 
     For kernels, which the compiler cannot split.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    left = [name for name in mesh.axis_names if name not in mesh.manual_axes]
-    if not (mesh.manual_axes and left):
+    left = _left_to_compiler()
+    if not left:
         return function(*heads)
-
-    def axes(kind: str, place: int) -> tuple[str, ...] | None:
-        names = tuple(name for name in RULES[kind] if name in left)
-        return names if names and all(x.shape[place] % _product(mesh, names) == 0 for x in heads) else None
-
-    spec = PartitionSpec(axes("samples", 0), None, axes("heads", 2), None)
+    samples, heads_split = (
+        _split_among("samples", heads[0].shape[0]),
+        [_split_among("heads", x.shape[2]) for x in heads],
+    )
+    spec = PartitionSpec(samples, None, heads_split[0] if all(heads_split) else None, None)
     mapped = jax.shard_map(function, in_specs=spec, out_specs=spec, axis_names=frozenset(left), check_vma=False)
     return mapped(*heads)
+
+
+def _left_to_compiler() -> set[str]:
+    """Mesh axes that the function being traced is not mapped over, if it is mapped at all."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return set(mesh.axis_names) - set(mesh.manual_axes) if mesh.manual_axes else set()
+
+
+def _split_among(kind: str | None, size: int) -> tuple[str, ...] | None:
+    """The axes among which the compiler is to split `size` of these; None where it is not, or they do not divide it."""
+    left = _left_to_compiler()
+    axes = tuple(name for name in RULES.get(kind or "", ()) if name in left)
+    return axes if axes and size % _product(jax.sharding.get_abstract_mesh(), axes) == 0 else None
 
 
 def to_host(tree: Any) -> Any:
@@ -184,9 +183,10 @@ def copied(place: Sharding) -> Callable:
 
 
 def platform() -> str:
-    """What is compiled for: the mesh's devices, which may be another machine's, or else JAX's own."""
+    """What is compiled for, `cpu`, `gpu` or `tpu`: the mesh's devices, which may be another machine's, or JAX's own."""
     device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
-    return getattr(device, "platform", None) or jax.default_backend()
+    found = getattr(device, "platform", None) or jax.default_backend()
+    return "gpu" if found in ("cuda", "rocm") else found
 
 
 def _present(mesh: Any, axes: tuple[str, ...]) -> tuple[str, ...]:

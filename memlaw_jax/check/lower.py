@@ -17,10 +17,10 @@ from memlaw_jax.models import Base, Cut, Features, Upper, frozen_features, init_
 from memlaw_jax.models.decoder import Remat, default_positions
 from memlaw_jax.readout import DataSets
 from memlaw_jax.tasks import Encoded
-from memlaw_jax.training.buckets import Bucket
+from memlaw_jax.training.buckets import Bucket, dispatch_steps, grouped, lane_count
 from memlaw_jax.training.cell import Cell
 from memlaw_jax.training.grid import Grid
-from memlaw_jax.training.memory import SHARE, kept_bytes
+from memlaw_jax.training.memory import needed_remat
 from memlaw_jax.training.placement import Placement
 from memlaw_jax.training.step import Lane, LaneSettings, Program, new_lane, run_steps
 from memlaw_jax.training.sweep_config import SweepConfig
@@ -73,7 +73,7 @@ class PoolPlan:
     @property
     def tokens_a_chip(self) -> int:
         """Tokens of a step of all lanes of a device, padding included."""
-        samples = math.ceil(self.bucket.samples / self.placement.mesh.shape["data"])
+        samples = self.bucket.samples // self.placement.mesh.shape["data"]
         return self.lanes_a_chip * samples * self.bucket.width
 
     def with_lanes(self, lanes: int) -> PoolPlan:
@@ -84,9 +84,7 @@ class PoolPlan:
         """What the sweep would compute again with so many bytes free for activations, as `training.memory` decides."""
         if self.config.remat is not None:
             return self.config.remat
-        kinds: tuple[Remat, ...] = ("none", "dots", "blocks")
-        model = self.base.config, self.cut, self.base.dtype, self.tokens_a_chip
-        return next((kind for kind in kinds if kept_bytes(*model, kind) <= SHARE * free), "blocks")
+        return needed_remat(self.base.config, self.cut, self.base.dtype, self.tokens_a_chip, free)
 
     def program(self, remat: Remat) -> Program:
         """What the compiler must know."""
@@ -159,23 +157,16 @@ def largest_pool(base: Base, config: SweepConfig, placement: Placement) -> PoolP
     # The grid itself needs no mesh, and this one's devices may not be here.
     grid = Grid(base, dataclasses.replace(config, mesh=MeshConfig(), parallelism="jit"))
     sets = list(grid.encoded.values())
-    groups: dict[tuple[Bucket, int], list[Cell]] = {}
-    for planned in grid.cells:
-        cell = planned.cell
-        encoded = sets[cell.data]
-        bucket = Bucket.of(encoded, config.optim.batch(len(encoded.tokens)), cell.curriculum is not None)
-        groups.setdefault((bucket, _source(sets, encoded)), []).append(cell)
-    plans = [_plan(base, config, placement, bucket, cells, sets) for (bucket, _), cells in groups.items()]
+    cells = [planned.cell for planned in grid.cells]
+    groups = grouped(sets, cells, config.optim, placement, lambda encoded: _source(sets, encoded))
+    plans = [_plan(base, config, placement, bucket, group, sets) for bucket, group in groups]
     return max(plans, key=lambda plan: plan.tokens_a_chip)
 
 
 def _plan(
     base: Base, config: SweepConfig, placement: Placement, bucket: Bucket, cells: list[Cell], sets: list[Encoded]
 ) -> PoolPlan:
-    totals = [config.optim.total_steps(len(sets[cell.data].tokens), cell.curriculum) for cell in cells]
-    rounds = math.ceil(max(totals) / config.steps_per_dispatch)
-    even = math.ceil(max(totals) / rounds)
-    bucket = dataclasses.replace(bucket, samples=placement.samples(bucket.samples))
+    longest = max(config.optim.total_steps(len(sets[cell.data].tokens), cell.curriculum) for cell in cells)
     return PoolPlan(
         base=base,
         placement=placement,
@@ -183,8 +174,8 @@ def _plan(
         cells=tuple(cells),
         bucket=bucket,
         sets=tuple(sets[index] for index in sorted({cell.data for cell in cells})),
-        lanes=placement.fit(math.ceil(len(cells) / math.ceil(len(cells) / config.lanes))),
-        steps=even if config.stop == "budget" else min(config.steps_per_dispatch, max(totals)),
+        lanes=lane_count(len(cells), config.lanes, placement),
+        steps=dispatch_steps(longest, config.steps_per_dispatch, config.stop),
     )
 
 

@@ -102,7 +102,7 @@ def _refusal(kind: str, width: int, dtype: Any) -> str | None:
 def _choice(tokens: int, width: int, dtype: Any) -> str:
     """What `auto` is here."""
     device = jax.devices()[0]
-    kind = {"gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}.get(platform(), "xla")
+    kind = {"gpu": "cudnn", "tpu": "splash"}.get(platform(), "xla")
     if tokens < KERNEL_TOKENS or _refusal(kind, width, dtype) is not None:
         return "xla"
     if kind == "cudnn":

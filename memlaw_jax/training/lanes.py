@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 from memlaw_jax.errors import Preempted, UserError
 from memlaw_jax.models import Base
 from memlaw_jax.models.decoder import Remat
 from memlaw_jax.tasks import Encoded
-from memlaw_jax.training.buckets import Bucket
+from memlaw_jax.training.buckets import grouped
 from memlaw_jax.training.cell import Cell, Listener, Outcome, Stop
 from memlaw_jax.training.checkpoint import Checkpoints
 from memlaw_jax.training.frozen import Frozen
@@ -74,14 +73,12 @@ def train_cells(
         frozen = frozen or Frozen(base, cells[0].lora)
         frozen.learn([sets[index] for index in sorted({cell.data for cell in cells})])
         saved = _saved(checkpoints, {cell.name for cell in cells})
-        for bucket, group in _groups(frozen, sets, cells, optim):
+        for bucket, group in grouped(sets, cells, optim, frozen.placement, frozen.source):
             wanted = [cell for cell in group if not (skip and skip(cell))]
             if not wanted:
                 continue
-            if (
-                preemption and preemption.reached()
-            ):  # before another step is compiled; the last checkpoint holds `saved`
-                raise Preempted(len(saved))
+            if preemption and preemption.reached():  # asked before another step is compiled, too
+                raise Preempted(len(saved))  # which are in the last checkpoint
             pool = Pool(
                 frozen,
                 bucket,
@@ -103,16 +100,3 @@ def _saved(checkpoints: Checkpoints | None, names: set[str]) -> SavedLanes:
     """Lanes of these cells as they were saved, to be taken out when a lane is free for each."""
     found = checkpoints.load() if checkpoints else None
     return {name: (found.arrays[name], note) for name, note in found.notes.items() if name in names} if found else {}
-
-
-def _groups(
-    frozen: Frozen, sets: Sequence[Encoded], cells: Sequence[Cell], optim: OptimConfig
-) -> list[tuple[Bucket, list[Cell]]]:
-    """The cells that can share lanes, in the order of the first of each."""
-    groups: dict[tuple[Bucket, int], list[Cell]] = {}
-    for cell in cells:
-        encoded = sets[cell.data]
-        bucket = Bucket.of(encoded, optim.batch(len(encoded.tokens)), cell.curriculum is not None)
-        bucket = dataclasses.replace(bucket, samples=frozen.placement.samples(bucket.samples))
-        groups.setdefault((bucket, frozen.source(encoded)), []).append(cell)
-    return [(bucket, group) for (bucket, _), group in groups.items()]

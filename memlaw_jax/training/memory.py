@@ -17,12 +17,12 @@ from memlaw_jax.training.distributed import agree
 SHARE = 0.7  # of what is free: the reckoning is rough, and the head, the batch and the optimiser want some too
 
 
-def needed_remat(config: DecoderConfig, cut: Cut, dtype: str, tokens: int) -> Remat:
+def needed_remat(config: DecoderConfig, cut: Cut, dtype: str, tokens: int, free: float) -> Remat:
     """The least recomputation with which the backward pass of `tokens` (of all adapters of a device) should fit.
 
-    See `models.decoder.Remat`.
+    See `models.decoder.Remat`; `free` is in bytes.
     """
-    free = SHARE * free_memory()
+    free = SHARE * free
     kinds: tuple[Remat, ...] = ("none", "dots", "blocks")
     return next((kind for kind in kinds if kept_bytes(config, cut, dtype, tokens, kind) <= free), "blocks")
 

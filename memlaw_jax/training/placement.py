@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from memlaw_jax.errors import UserError
 from memlaw_jax.mesh import MESH_AXES, whole_mesh
 from memlaw_jax.models import Base, Cut, DecoderConfig, Upper, upper_shardings, upper_weights
+from memlaw_jax.models.checkpoint import abstract_params
 from memlaw_jax.models.decoder import Params
 from memlaw_jax.sharding import RULES, copied, weight_shardings
 
@@ -96,8 +97,6 @@ class Placement:
         Raises:
           UserError: it names the axis and the weight.
         """
-        from memlaw_jax.models.checkpoint import abstract_params
-
         weight_shardings(self.mesh, abstract_params(config), RULES)
 
     def describe(self) -> dict[str, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import time
 from collections import deque
@@ -14,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import serialization
-from jaxtyping import Array, Int
 
 from memlaw_jax.errors import Preempted
 from memlaw_jax.models import init_adapter, pad_rank, trim_rank
@@ -23,16 +21,18 @@ from memlaw_jax.models.lora import AdapterWeights
 from memlaw_jax.readout import DataSets, RecallReport, verify
 from memlaw_jax.sharding import to_host
 from memlaw_jax.tasks import Encoded
-from memlaw_jax.training.buckets import Bucket
+from memlaw_jax.training.buckets import Bucket, dispatch_steps, lane_count
+from memlaw_jax.training.by_pmap import run_steps_by_pmap
 from memlaw_jax.training.cell import Cell, Listener, Outcome, Stop
 from memlaw_jax.training.checkpoint import Checkpoints
 from memlaw_jax.training.frozen import Frozen
-from memlaw_jax.training.memory import needed_remat
+from memlaw_jax.training.memory import free_memory, needed_remat
 from memlaw_jax.training.optim import OptimConfig
 from memlaw_jax.training.order import Order
 from memlaw_jax.training.preemption import Preemption
 from memlaw_jax.training.running import Running
-from memlaw_jax.training.step import Lane, LaneSettings, Metrics, Program, new_lane, run_steps, run_steps_by_pmap
+from memlaw_jax.training.slots import put, resized, take
+from memlaw_jax.training.step import Lane, LaneSettings, Metrics, Program, new_lane, run_steps
 
 SavedLanes = dict[str, tuple[Any, dict[str, Any]]]  # arrays and notes, by the cell's name
 
@@ -65,18 +65,15 @@ class Pool:
         self.saved = saved  # of all pools, since each checkpoint takes the place of the last
         self.objectives = tuple(dict.fromkeys(cell.objective for cell in cells))
         self.rank = max(cell.lora.rank for cell in cells)
-        longest = max(self._total(cell) for cell in cells)
-        # Even dispatches, unless cells can end at the end of one, which must not depend on those that are left.
-        even = math.ceil(longest / math.ceil(longest / steps_per_dispatch))
-        self.steps = even if stop == "budget" else min(steps_per_dispatch, longest)
-        self.count = self.placement.fit(math.ceil(len(cells) / math.ceil(len(cells) / lanes)))
+        self.steps = dispatch_steps(max(map(self._total, cells)), steps_per_dispatch, stop)
+        self.count = lane_count(len(cells), lanes, self.placement)
         self.running: list[Running | None] = [None] * self.count
         self.data = self._data(sorted({cell.data for cell in cells}))
         lora = cells[0].lora
         if remat is None:
             samples = self.bucket.samples // self.placement.mesh.shape["data"]
             tokens = self.count // self.placement.ways * samples * self.bucket.width
-            remat = needed_remat(self.config, frozen.cut, frozen.base.dtype, tokens)
+            remat = needed_remat(self.config, frozen.cut, frozen.base.dtype, tokens, free_memory())
         self.program = Program(self.config, frozen.cut, self.objectives, optim.compiled, lora.dropout, remat)
         # Idle lanes hold an adapter of zeros with no steps to do; with that a lane scores as the base does.
         idle = to_host(self._new_lane(jax.tree.map(jnp.zeros_like, self._fresh(cells[0]))))
@@ -134,7 +131,7 @@ class Pool:
         for i, lane in enumerate(self.running):
             if lane is None and (cell := self._next()) is not None:
                 self.running[i], begun = self._begun(cell)
-                self.lanes = _put(self.lanes, to_host(begun), i)
+                self.lanes = put(self.lanes, to_host(begun), i)
         self.settings = self._settings()
 
     def _next(self) -> Cell | None:
@@ -263,7 +260,7 @@ class Pool:
             # the last update itself can blow up, which only the verification sees
             alive = lane.alive() and bool(np.isfinite(final.nats).all())
             self.running[i] = None
-            weights = _take(self.lanes.weights, i)
+            weights = take(self.lanes.weights, i)
             yield Outcome(
                 cell=lane.cell,
                 weights=trim_rank(weights, lane.cell.lora.rank),
@@ -286,7 +283,7 @@ class Pool:
         kept = dict(self.saved)
         for i, lane in enumerate(self.running):
             if lane and lane.done:
-                own = _resized(_take(self.lanes, i), trim_rank, lane.cell.lora.rank)
+                own = resized(take(self.lanes, i), trim_rank, lane.cell.lora.rank)
                 own = dataclasses.replace(own, memory=self._own_memory(lane.cell, own.memory))
                 arrays = {"lane": serialization.to_state_dict(own), "history": dataclasses.asdict(lane.history())}
                 note = {key: getattr(lane, key) for key in RESUMED} | _described(lane.cell)
@@ -304,7 +301,7 @@ class Pool:
         own = serialization.from_state_dict(blank, arrays["lane"])
         wider = jax.tree.map(lambda all, part: all.at[: len(part)].set(part), fresh.memory[place], own.memory)
         memory = (*fresh.memory[:place], wider, *fresh.memory[place + 1 :])
-        lane = _resized(dataclasses.replace(own, memory=memory), pad_rank, self.rank)
+        lane = resized(dataclasses.replace(own, memory=memory), pad_rank, self.rank)
         progress = {key: note[key] for key in RESUMED}
         return Running(cell=cell, order=order, metrics=[Metrics(**arrays["history"])], **progress), lane
 
@@ -320,37 +317,3 @@ def _described(cell: Cell) -> dict[str, Any]:
     lora = cell.lora
     layers = None if lora.layers is None else list(lora.layers)
     return {"rank": lora.rank, "alpha": lora.alpha, "targets": list(lora.targets), "layers": layers, "seed": cell.seed}
-
-
-def _resized(lane: Lane, change: Callable[[AdapterWeights, int], AdapterWeights], rank: int) -> Lane:
-    """A lane whose adapter and moments are padded or trimmed to a rank."""
-    first, second = change(lane.moments.first, rank), change(lane.moments.second, rank)
-    moments = dataclasses.replace(lane.moments, first=first, second=second)
-    return dataclasses.replace(lane, weights=change(lane.weights, rank), moments=moments)
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def _put(lanes: Lane, fresh: Lane, index: int) -> Lane:
-    """The lanes with a fresh one at `index`; lanes on other devices than that one's stay where they are."""
-
-    def one(stack: Array, leaf: Array) -> Array:
-        here = jnp.arange(len(stack)) == index
-        return jnp.where(here.reshape(-1, *[1] * leaf.ndim), leaf, stack)
-
-    return jax.tree.map(one, lanes, fresh)
-
-
-def _take(lanes: Any, index: int) -> Any:
-    """One lane's arrays, on the host."""
-    return to_host(_taken(lanes, index))
-
-
-@jax.jit
-def _taken(lanes: Any, index: Int[Array, ""]) -> Any:
-    """What only one device has becomes a sum to which the others add nothing, a copy of their own for each."""
-
-    def one(stack: Array) -> Array:
-        here = (jnp.arange(len(stack)) == index).reshape(-1, *[1] * (stack.ndim - 1))
-        return jnp.where(here, stack, jnp.zeros((), stack.dtype)).sum(axis=0, dtype=stack.dtype)
-
-    return jax.tree.map(one, lanes)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from memlaw_jax.models import Cut, DecoderConfig, Dropout, Upper, upper_shardings
@@ -215,66 +215,3 @@ def run_steps(
     stacked = PartitionSpec(None, RULES["lanes"])
     ins = split, split, upper_shardings(mesh, upper), whole, stacked
     return over(mesh, functools.partial(steps, program), ins, (split, stacked), RULES["lanes"])(*arguments)
-
-
-def run_steps_by_pmap(
-    program: Program,
-    lanes: Lane,
-    settings: LaneSettings,
-    upper: Upper,
-    data: DataSets,
-    rows: Int[Array, "K N B"] | Int[Array, "K N 0"],
-    mesh: Mesh,
-) -> tuple[Lane, Metrics]:
-    """`run_steps` as a program of its own on each device, with its share of the lanes."""
-    fold, unfold = _folds(mesh)
-    done = _pmapped(program, mesh)(fold(lanes), fold(settings), upper, data, fold(rows, 1))
-    lanes, metrics = jax.tree.map(functools.partial(_joined, mesh), done)
-    return unfold(lanes), unfold(metrics, 1)
-
-
-def _joined(mesh: Mesh, leaf: Array) -> Array:
-    """What pmap made on this process's devices as a part of what all processes made."""
-    shape = mesh.size, *leaf.shape[1:]
-    place = NamedSharding(mesh, PartitionSpec(RULES["lanes"]))
-    return jax.make_array_from_single_device_arrays(shape, place, [part.data for part in leaf.addressable_shards])
-
-
-@functools.cache
-def _pmapped(program: Program, mesh: Mesh) -> Any:
-    body, devices = functools.partial(steps, program), list(mesh.devices.flat)
-    return jax.pmap(body, in_axes=(0, 0, None, None, 0), donate_argnums=0, devices=devices)
-
-
-@functools.cache
-def _folds(mesh: Mesh) -> tuple[Any, Any]:
-    """Lanes as pmap wants them, `[devices, lanes of one, …]`, and back. Nothing leaves its device."""
-    parts = mesh.size
-
-    def fold(tree: Any, axis: int = 0) -> Any:
-        def one(leaf: Array) -> Array:
-            shape = leaf.shape
-            leaf = leaf.reshape(*shape[:axis], parts, shape[axis] // parts, *shape[axis + 1 :])
-            return jnp.moveaxis(leaf, axis, 0)
-
-        return jax.tree.map(one, tree)
-
-    def unfold(tree: Any, axis: int = 0) -> Any:
-        def one(leaf: Array) -> Array:
-            leaf = jnp.moveaxis(leaf, 0, axis)
-            shape = leaf.shape
-            return leaf.reshape(*shape[:axis], parts * shape[axis + 1], *shape[axis + 2 :])
-
-        return jax.tree.map(one, tree)
-
-    def jitted(function: Any, spec: Any) -> Any:
-        by_axis = [
-            jax.jit(functools.partial(function, axis=axis), out_shardings=NamedSharding(mesh, spec(axis)))
-            for axis in (0, 1)
-        ]
-        return lambda tree, axis=0: by_axis[axis](tree)
-
-    lanes = RULES["lanes"]
-    return jitted(fold, lambda _: PartitionSpec(lanes)), jitted(
-        unfold, lambda axis: PartitionSpec(*[None] * axis, lanes)
-    )

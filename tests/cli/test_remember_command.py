@@ -389,24 +389,28 @@ class Spy:
 
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize(
-    ("number", "code", "word"),
-    [(signal.SIGINT, 130, "stopped")],
-    ids=["Ctrl-C"],
+    ("number", "at", "code", "words"),
+    [
+        # the dispatch is brought to its end, with which the third would recall everything
+        (signal.SIGTERM, 50, 0, "stopped by SIGTERM; 1 adapters in training are saved;"),
+        (signal.SIGINT, 100, 130, "stopped. Nothing finished is lost;"),
+    ],
+    ids=["SIGTERM", "Ctrl-C"],
 )
 def test_a_stopped_training_goes_on_where_it_was(
     data: Path, tiny_dir: Path, kept: Kept, memlaw: Memlaw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    number: signal.Signals, code: int, word: str,
+    number: signal.Signals, at: int, code: int, words: str,
 ) -> None:  # fmt: skip
-    """Rank 16 as in `kept`, whose program is compiled already, stopped in its third dispatch."""
+    """Rank 16 as in `kept`, whose program is compiled already, stopped in its second or third dispatch."""
     folder, _, _ = kept(memlaw)
     spy = Spy(monkeypatch)
-    spy.stop, spy.signal = 100, number
+    spy.stop, spy.signal = at, number
     command = ["remember", data, "--model", tiny_dir, "--steps", 300, "--rank", 16, "--out", tmp_path / "out"]
     said = memlaw(*command)
     assert said.code == code and said.out == "" and "Traceback" not in said.err
     last = said.err.rstrip().splitlines()[-1]
-    assert last == f"memlaw: {word}. Nothing finished is lost; the same command goes on from there."
-    assert spy.steps == [0, 50, 100] and list((tmp_path / "out" / "checkpoints").iterdir())
+    assert last == f"memlaw: {words} the same command goes on from there."
+    assert spy.steps == list(range(0, at + 1, 50)) and list((tmp_path / "out" / "checkpoints").iterdir())
     spy.stop, before = -1, len(spy.steps)
     again = memlaw(*command)
     assert again.code == 0 and "4 of 4 records" in again.out, again.err

@@ -14,7 +14,7 @@ from memlaw_jax.models import Base, Cut, LoraConfig, init_adapter, upper_weights
 from memlaw_jax.models.decoder import Remat
 from memlaw_jax.objectives import Sft
 from memlaw_jax.readout import prepare
-from memlaw_jax.training import LaneSettings, OptimConfig, Program, memory, new_lane, run_steps
+from memlaw_jax.training import LaneSettings, OptimConfig, Program, new_lane, run_steps
 from memlaw_jax.training.memory import kept_bytes, needed_remat
 
 from . import lab
@@ -67,13 +67,12 @@ def test_it_saves_memory(steps: dict[Remat, tuple[Any, int]]) -> None:
     assert taken[0] > 1.1 * taken[1] > 1.2 * taken[2], taken
 
 
-def test_no_more_is_computed_again_than_memory_asks_for(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_is_computed_again_than_memory_asks_for(base: Base) -> None:
     cut, tokens = Cut.of(base.config, LORA), LANES * TOKENS
     need = [kept_bytes(base.config, cut, "float32", tokens, remat) for remat in KINDS]
     assert need[0] > need[1] > need[2]
     for free, expected in ((10 * need[0], "none"), (2 * need[1], "dots"), (1.6 * need[2], "blocks"), (0, "blocks")):
-        monkeypatch.setattr(memory, "free_memory", lambda free=free: free)
-        assert needed_remat(base.config, cut, "float32", tokens) == expected
+        assert needed_remat(base.config, cut, "float32", tokens, free) == expected
     # half the width of an element, and a shallower part to differentiate, need less
     assert kept_bytes(base.config, cut, "bfloat16", tokens, "none") < need[0]
     high = Cut.of(base.config, dataclasses.replace(LORA, layers=(3,)))
