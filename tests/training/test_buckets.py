@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from memlaw_jax.models import Base
 from memlaw_jax.objectives import MemFTSW
 from memlaw_jax.training import Cell, Curriculum, Frozen, OptimConfig
-from memlaw_jax.training.buckets import Bucket, rounded
-from memlaw_jax.training.lanes import _groups
+from memlaw_jax.training.buckets import Bucket, grouped, rounded
 
 from . import lab
 from .test_frozen import books, texts
@@ -62,7 +61,7 @@ def test_books_of_every_size_share_lanes_where_batches_are_picked(base: Base) ->
     cells = spread([one, curriculum], 3)
     kept = Frozen(base, one.lora)
     kept.learn(sets)
-    assert len(_groups(kept, sets, cells, optim)) == 1
+    assert len(grouped(sets, cells, optim, kept.placement, kept.source)) == 1
     together = lab.run(base, sets, cells, optim=optim, lanes=4, steps_per_dispatch=4, frozen=kept)
     for cell in cells:
         own = lab.run(base, sets[cell.data], [dataclasses.replace(cell, data=0)], optim=optim)[cell.name]
@@ -76,7 +75,7 @@ def test_other_shapes_and_other_texts_are_other_groups(base: Base) -> None:
     kept = Frozen(base, cells[0].lora)
     kept.learn(sets)
     optim = OptimConfig(steps=2)
-    groups = _groups(kept, sets, cells, optim)
+    groups = grouped(sets, cells, optim, kept.placement, kept.source)
     assert [[cell.data for cell in group] for _, group in groups] == [[0], [1], [2]]
     assert groups[0][0] == groups[2][0] == Bucket(whole=True, samples=1, width=48, slots=40)  # but not the features
     assert set(lab.run(base, sets, cells, optim=optim)) == {cell.name for cell in cells}
