@@ -15,7 +15,7 @@ import pytest
 from memlaw_jax.errors import UserError
 from memlaw_jax.training import distributed
 
-from .fleet import JOIN, fleet, free_port, lines, run, simulated
+from .fleet import JOIN, OWN_OUTPUT, fleet, free_port, lines, run, simulated
 
 
 def test_a_process_that_is_alone_agrees_with_itself(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_jax_must_not_be_at_work_yet(child_environment: dict[str, str]) -> None:
 def test_slurm_tells_who_is_who(tmp_path: Path, child_environment: dict[str, str]) -> None:
     """As `srun` sets it; the port follows from the job's number, whose last 12 bits are free to choose."""
     job = next(number for number in range(1000, 5000) if not listening(number % 2**12 + 65536 - 2**12))
-    code = "from memlaw_jax.training import distributed as d; d.join(); print(d.each(d.is_first()))"
+    code = OWN_OUTPUT + "from memlaw_jax.training import distributed as d; d.join(); print(d.each(d.is_first()))"
     with fleet(tmp_path) as started:
         for process in range(2):
             slurm = {"JOB_ID": job, "STEP_NODELIST": "localhost", "NTASKS": 2, "PROCID": process, "LOCALID": process}
