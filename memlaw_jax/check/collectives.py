@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -109,7 +110,7 @@ def _goes_on(op: Op, around: dict[str, Op]) -> bool:
 
 
 def _groups(op: Op, chips: int) -> list[list[int]]:
-    """Chips that take part together, from a list or from XLA's `[groups, members]<=[sizes]T(order)`.
+    """Chips that take part together, from a list, `[groups, members]<=[sizes]T(order)`, or axes of a mesh of XLA's own.
 
     Raises:
       ValueError: a form that is not known.
@@ -118,6 +119,12 @@ def _groups(op: Op, chips: int) -> list[list[int]]:
         shape, sizes = ([int(size) for size in part.split(",")] for part in found.groups()[:2])
         order = [int(axis) for axis in found[3].split(",")] if found[3] else list(range(len(sizes)))
         return np.arange(np.prod(sizes)).reshape(sizes).transpose(order).reshape(shape).tolist()
+    if found := re.search(r"replica_groups=mesh\[([^\]]+)\] \{([^}:]*)\}(?!,? *device_ids)", op.rest):
+        sizes = [int(size) for size in re.findall(r"=(\d+)", found[1])]
+        names, along = (re.findall(r"'([^']+)'", part) for part in found.groups())
+        order = [names.index(name) for name in [*(name for name in names if name not in along), *along]]
+        members = math.prod(sizes[names.index(name)] for name in along)
+        return np.arange(math.prod(sizes)).reshape(sizes).transpose(order).reshape(-1, members).tolist()
     found = re.search(r"replica_groups=(\{\}|\{\{[\d,{}]*\}\})", op.rest)
     if found is None:
         raise ValueError(f"the groups of {op.kind} {op.name} are in an unknown form: {op.rest[:200]}")
