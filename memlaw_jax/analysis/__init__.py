@@ -17,8 +17,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from memlaw_jax.analysis.compare import Comparison, compare
+from memlaw_jax.analysis.fit import fit_law
 from memlaw_jax.analysis.frame import read_frame
-from memlaw_jax.analysis.law import Law, fit_law
+from memlaw_jax.analysis.law import Law
 from memlaw_jax.analysis.methods import Methods, best_rates, compare_methods
 from memlaw_jax.analysis.methods_words import describe_methods, describe_rates, methods_table
 from memlaw_jax.analysis.microscope import Microscope, microscope

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from memlaw_jax.analysis import varpro
+from memlaw_jax.analysis import censored, robust, varpro
 from memlaw_jax.analysis.cells import SATURATED
-from memlaw_jax.analysis.least_squares import FEWEST_CELLS, FORM, FRAGILE, PARAMETERS, REPORTED, WIDE
+from memlaw_jax.analysis.least_squares import FORM, FRAGILE, REPORTED, WIDE
+from memlaw_jax.analysis.problem import FEWEST_CELLS, PARAMETERS
 
 if TYPE_CHECKING:
     from memlaw_jax.analysis.law import Law
@@ -15,8 +16,22 @@ if TYPE_CHECKING:
 _FILTERS = {
     "predicted": "whole cells whose predicted final loss (mean initial loss minus the law) is above the threshold, "
     "iterated to a fixed point from the cells whose mean final loss is",
+    "tobit": "every run; one that ended at or below the threshold says only that delta_loss is at least loss_initial - "
+    "ln 2 (right-censored normal likelihood)",
     "paper": "single runs whose own final loss is above the threshold (biases alpha down; for comparison)",
 }
+_LOSSES = {
+    "squared": "sum over runs of squared misfit of delta_loss, nats squared",
+    "huber": f"Huber's loss of the misfit of single runs, k = {robust.K} robust standard deviations (1.4826 MAD), "
+    "weights and scale taken anew in every resample",
+    "censored": "negative log-likelihood of single runs, normal noise, censored where a run saturated",
+}
+_METHODS = {
+    "squared": "variable projection over (alpha, beta), Levenberg-Marquardt with Kaufman's Jacobian",
+    "huber": "iteratively re-weighted variable projection",
+    "censored": "damped Newton over (alpha, beta, c/sigma, b/sigma, 1/sigma)",
+}
+_STARTS = {"squared": len(varpro.GRID), "huber": len(varpro.GRID), "censored": len(censored.COARSE)}
 
 
 def fit_card(law: Law) -> dict[str, Any]:
@@ -50,17 +65,17 @@ def fit_card(law: Law) -> dict[str, Any]:
             "fewest_cells": FEWEST_CELLS,
             "settled": law.flags.filter_settled,
         },
-        "loss": "sum over runs of squared misfit of delta_loss, nats squared (no robust loss)",
-        "weights": "each cell mean counts by its number of used runs",
+        "loss": _LOSSES[law.loss],
+        "weights": "each run counts once, so a cell mean counts by its number of used runs",
         "optimiser": {
-            "method": "variable projection over (alpha, beta), Levenberg-Marquardt with Kaufman's Jacobian",
+            "method": _METHODS[law.loss],
             "box": {"alpha": list(varpro.BOUNDS), "beta": list(varpro.BOUNDS)},
             "tolerance": f"cosine of residual and tangents below {varpro.ORTHOGONAL:g}",
             "converged": law.flags.converged,
             "at_bound": law.flags.at_bound,
         },
-        "starts": f"grid of {len(varpro.GRID)} x {len(varpro.GRID)} (alpha, beta), even in the square root; up to "
-        f"{varpro.MAX_VALLEYS} local minima polished, the deepest taken",
+        "starts": f"grid of {_STARTS[law.loss]} x {_STARTS[law.loss]} (alpha, beta), even in the square root, the rest "
+        "solved at each point; the lowest local minima polished, the deepest taken",
         "intervals": None
         if law.draws is None
         else {
@@ -71,6 +86,26 @@ def fit_card(law: Law) -> dict[str, Any]:
             "seed": law.draws.seed,
             **{name: list(law.interval(name)) for name in REPORTED},
         },
+        "jackknife_standard_errors": None
+        if law.jackknife is None
+        else {"by_cell": law.jackknife.cells, "by_rank": law.jackknife.ranks},
+        "profile_intervals": {profile.name: [profile.low, profile.high] for profile in law.profiles},
+        "tests": [
+            {"hypothesis": test.name, "statistic": test.statistic, "df": list(test.df), "p": test.p}
+            for test in law.tests
+        ],
+        "rivals": None
+        if law.rivals is None
+        else [
+            {
+                "form": entry.formula,
+                "parameters": entry.k,
+                "delta_aicc": entry.delta_aicc,
+                "heldout_rmse": entry.heldout,
+            }
+            for entry in law.rivals.entries
+        ],
+        "outliers_suspected": law.flags.outliers_suspected,
         "identification": {
             "weakly_identified": law.flags.weakly_identified,
             "rule": f"a 95 % interval of an exponent wider than {WIDE:g} times it, or a design that lets noise of 1 % "

@@ -47,13 +47,20 @@ class Cells:
         return float(np.sqrt(self.scatter.sum() / spare)) if spare else None
 
 
-def gather(frame: pd.DataFrame) -> Cells:
-    """Cells of a results frame. The result does not depend on the order of the rows, to the last bit."""
+def ordered(frame: pd.DataFrame) -> pd.DataFrame:
+    """The losses and ΔL (`delta`) of runs by rank, length and value.
+
+    Sums of floats depend on their order, so the order is fixed by the values themselves.
+    """
     losses = frame[["rank", "length", "loss_initial", "loss_final"]].assign(
         delta=frame["loss_initial"] - frame["loss_final"]
     )
-    # Sums of floats depend on their order, so the order is fixed by the values themselves.
-    losses = losses.sort_values(["rank", "length", "delta", "loss_initial"], kind="stable")
+    return losses.sort_values(["rank", "length", "delta", "loss_initial"], kind="stable")
+
+
+def gather(frame: pd.DataFrame) -> Cells:
+    """Cells of a results frame. The result does not depend on the order of the rows, to the last bit."""
+    losses = ordered(frame)
     groups = losses.groupby(["rank", "length"], sort=True)
     mean = groups.mean()
     delta = groups["delta"]

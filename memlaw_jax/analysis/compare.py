@@ -16,8 +16,9 @@ from memlaw_jax.analysis import files, matching
 from memlaw_jax.analysis.compare_words import table, verdict
 from memlaw_jax.analysis.contrast import Contrast, contrast
 from memlaw_jax.analysis.filters import checked_filter
+from memlaw_jax.analysis.fit import checked_replicates, fit_law
 from memlaw_jax.analysis.frame import Source, read_frame
-from memlaw_jax.analysis.law import Law, checked_replicates, fit_law
+from memlaw_jax.analysis.law import Law
 from memlaw_jax.analysis.matching import KEY, Key, Match
 from memlaw_jax.analysis.spread import difference_interval
 from memlaw_jax.errors import UserError
@@ -163,7 +164,7 @@ def compare(
         only_a=found.only_a,
         only_b=found.only_b,
         notes=matching.notes(found),
-        laws=tuple(_laws(found, {"filter": filter, "bootstrap": bootstrap, "seed": seed})),
+        laws=tuple(_laws(found, {"filter": filter, "bootstrap": bootstrap, "seed": seed, "evidence": False})),
     )
 
 

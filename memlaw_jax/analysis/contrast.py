@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memlaw_jax.analysis.bootstrap import Design, joint_replicates
+from memlaw_jax.analysis.bootstrap import joint_replicates
 from memlaw_jax.analysis.law import Law
+from memlaw_jax.analysis.problem import Problem
 
 PARAMETERS = ("alpha", "beta", "b", "c_ref")
 
@@ -33,12 +34,15 @@ def contrast(a: Law, b: Law, replicates: int, seed: int) -> dict[str, Contrast]:
     pairs = [(x, y) for x, y in zip(a.cells, b.cells, strict=True) if x.used or y.used]
     ranks, lengths = (np.array([getattr(x, name) for x, _ in pairs], float) for name in ("rank", "length"))
     reference = [float(np.exp(np.log(values).mean())) for values in (ranks, lengths)]
-    designs = [
-        Design(
+    problems = [
+        Problem(
+            kind="squared",
             u=np.log(ranks / reference[0]),
             v=np.log(lengths / reference[1]),
-            delta=np.array([pair[side].delta for pair in pairs]),
-            runs=np.array([float(pair[side].runs_used) for pair in pairs]),
+            y=np.array([pair[side].delta for pair in pairs]),
+            weight=np.array([float(pair[side].runs_used) for pair in pairs]),
+            cell=np.arange(len(pairs)),
+            cells=len(pairs),
             warm=(law.alpha, law.beta),
         )
         for side, law in enumerate((a, b))
@@ -48,7 +52,7 @@ def contrast(a: Law, b: Law, replicates: int, seed: int) -> dict[str, Contrast]:
     ]
     ends: dict[str, tuple[float, float] | tuple[None, None]] = dict.fromkeys(PARAMETERS, (None, None))
     if replicates:
-        rows, _ = joint_replicates(designs, replicates=replicates, seed=seed)
+        rows, _ = joint_replicates(problems, replicates=replicates, seed=seed)
         apart = rows[:, 1] - rows[:, 0]
         low, high = np.percentile(apart, [2.5, 97.5], axis=0).tolist()
         ends = {name: (low[i], high[i]) for i, name in enumerate(("c_ref", "alpha", "beta", "b"))}

@@ -4,7 +4,8 @@ Dropping runs by their own final loss (the paper's way) keeps the lucky and drop
 threshold: the response is truncated and α comes out too small. Dropping whole cells by what the law itself predicts for
 them does not look at the noise (PAPER.md, section 7; `tests/analysis/test_calibration.py` measures both).
 
-A filter is a function from a checked frame to a `Selection`; the fit then uses the selected runs.
+A filter is a function from a checked frame and a way to fit to a `Selection`; the fit then uses the selected runs. The
+third way, `tobit`, drops nothing and is in `fit.py`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from memlaw_jax.analysis.cells import SATURATED, gather
-from memlaw_jax.analysis.least_squares import fit_cells
+from memlaw_jax.analysis.cells import SATURATED, Cells, gather
+from memlaw_jax.analysis.least_squares import Estimate
 from memlaw_jax.errors import UserError
 
 MAX_ROUNDS = 50
+Fit = Callable[[pd.DataFrame], Estimate]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +39,9 @@ class Selection:
     settled: bool = True
 
 
-def select(frame: pd.DataFrame, name: str) -> Selection:
+def select(frame: pd.DataFrame, name: str, fit: Fit) -> Selection:
     """Apply a filter by name. Raises `UserError` for an unknown name, or when the cells left cannot be fitted."""
-    return FILTERS[checked_filter(name)](frame)
+    return FILTERS[checked_filter(name)](frame, fit)
 
 
 def checked_filter(name: str) -> str:
@@ -49,7 +51,7 @@ def checked_filter(name: str) -> str:
     return name
 
 
-def paper(frame: pd.DataFrame) -> Selection:
+def paper(frame: pd.DataFrame, fit: Fit) -> Selection:
     """Run by run, as the release does: keep L_final > ln 2. For comparison only; it biases α down."""
     kept = frame["loss_final"].to_numpy() > SATURATED
     whole, left = gather(frame), set(gather(frame[kept]).key)
@@ -61,7 +63,7 @@ def paper(frame: pd.DataFrame) -> Selection:
     return Selection(kept=kept, reasons=reasons)
 
 
-def predicted(frame: pd.DataFrame) -> Selection:
+def predicted(frame: pd.DataFrame, fit: Fit) -> Selection:
     """Whole cells, by the fitted law: keep mean L_initial − predicted ΔL > ln 2, fit again until the set stands still.
 
     Starts from the cells whose mean final loss is above ln 2. A set that comes back after others is a cycle: cells that
@@ -73,8 +75,7 @@ def predicted(frame: pd.DataFrame) -> Selection:
     swinging = np.zeros(len(cells), bool)
     for _ in range(MAX_ROUNDS):
         visited.append(used)
-        fit = fit_cells(cells.take(used))
-        final = cells.initial - fit.predict(cells.rank, cells.length)
+        final = cells.initial - fit(frame[_runs_of(frame, cells, used)]).predict(cells.rank, cells.length)
         wanted = final > SATURATED
         if np.array_equal(wanted, used):
             break
@@ -90,9 +91,14 @@ def predicted(frame: pd.DataFrame) -> Selection:
         if not keep:
             edge = "on the threshold, in and out as the fit is repeated: " if swings else ""
             reasons[key] = f"{edge}predicted final loss {value:.3g} against ln 2 = 0.693"
-    kept_keys = pd.MultiIndex.from_tuples([key for key, keep in zip(cells.key, used, strict=True) if keep])
-    kept = pd.MultiIndex.from_frame(frame[["rank", "length"]]).isin(kept_keys)
-    return Selection(kept=np.asarray(kept), reasons=reasons, rounds=len(visited), settled=not swinging.any())
+    kept = _runs_of(frame, cells, used)
+    return Selection(kept=kept, reasons=reasons, rounds=len(visited), settled=not swinging.any())
 
 
-FILTERS: dict[str, Callable[[pd.DataFrame], Selection]] = {"predicted": predicted, "paper": paper}
+def _runs_of(frame: pd.DataFrame, cells: Cells, used: Bool[np.ndarray, " K"]) -> Bool[np.ndarray, " runs"]:
+    """The runs of these cells."""
+    keys = {key for key, keep in zip(cells.key, used, strict=True) if keep}
+    return np.array([key in keys for key in zip(frame["rank"], frame["length"], strict=True)], bool)
+
+
+FILTERS: dict[str, Callable[[pd.DataFrame, Fit], Selection]] = {"predicted": predicted, "paper": paper}

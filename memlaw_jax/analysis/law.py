@@ -1,50 +1,48 @@
-"""A fitted memory law ΔL(r, ℓ) = C · r^α · ℓ^(−β) + b, and `fit_law`, which makes one from results."""
+"""A fitted law ΔL(r, ℓ) = C · r^α · ℓ^(−β) + b with all that is known about it, and its file. `fit.py` makes it."""
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import json
 import os
-import platform
-from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib import metadata
-from numbers import Integral
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from etils import epath
+from scipy import stats
 
-from memlaw_jax.analysis import bootstrap as resampling
 from memlaw_jax.analysis import files
 from memlaw_jax.analysis.bootstrap import Draws
 from memlaw_jax.analysis.card import fit_card
-from memlaw_jax.analysis.cells import gather, mixtures
-from memlaw_jax.analysis.filters import select
-from memlaw_jax.analysis.frame import Source, read_frame
-from memlaw_jax.analysis.least_squares import (
-    FORM,
-    REPORTED,
-    Estimate,
-    fit_cells,
-    quality,
-    unreferenced,
-    weakly_identified,
-)
+from memlaw_jax.analysis.jackknife import Jackknife
+from memlaw_jax.analysis.least_squares import FORM, REPORTED, unreferenced
+from memlaw_jax.analysis.likelihood import Hypothesis, Profile
+from memlaw_jax.analysis.rivals import Rivals
 from memlaw_jax.errors import UserError
 from memlaw_jax.paths import as_path, reading
-from memlaw_jax.version import __version__
 
-SCHEMA = 1
+SCHEMA = 2
+MEASURED = (
+    "exact_match",
+    "token_accuracy",
+    "samples",
+    "steps",
+    "token_visits",
+    "effective_parameters",
+    "seconds",
+    "learning_rate",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellFit:
     """One cell of the sweep beside the law: means over its runs (over the used ones, where it has any), in nats.
 
-    `reason` says why the cell was dropped and is empty when it was used.
+    `reason` says why the cell was dropped (under the filter `tobit`, why it counts as a bound only) and is empty when
+    it was used. The fields from `exact_match` on are means over all the cell's runs of what each run reports, None
+    where the results do not say: the share of samples recalled, the share of tokens right, samples, optimiser steps,
+    answer tokens seen in training, trainable parameters, seconds and learning rate.
     """
 
     rank: int
@@ -56,6 +54,14 @@ class CellFit:
     delta: float
     predicted: float
     reason: str
+    exact_match: float | None = None
+    token_accuracy: float | None = None
+    samples: float | None = None
+    steps: float | None = None
+    token_visits: float | None = None
+    effective_parameters: float | None = None
+    seconds: float | None = None
+    learning_rate: float | None = None
 
     @property
     def used(self) -> bool:
@@ -70,6 +76,7 @@ class Flags:
     at_bound: bool
     weakly_identified: bool
     filter_settled: bool
+    outliers_suspected: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +87,9 @@ class Law:
     geometric means of the used cells) is the same scale as C where the data are, and far better determined. `r2`,
     `rmse` (nats), `rmse_relative` (rmse over the range of ΔL), `mape` (a fraction) and `aicc` are taken on the means of
     the used cells; `seed_sd` is the pooled spread of ΔL between seeds of one cell (nats, None without a second seed).
+    `loss` is what was minimised, "squared", "huber" or, under the filter `tobit`, "censored", whose standard deviation
+    of a run is `sigma` (nats). `draws`, `jackknife`, `profiles` and `tests` say how sure the law is, `rivals` what
+    other laws make of the same cells.
     """
 
     C: float
@@ -95,11 +105,17 @@ class Law:
     mape: float
     aicc: float | None
     seed_sd: float | None
+    sigma: float | None
     filter: str
+    loss: str
     method: str | None
     flags: Flags
     cells: tuple[CellFit, ...]
     draws: Draws | None
+    jackknife: Jackknife | None
+    profiles: tuple[Profile, ...]
+    tests: tuple[Hypothesis, ...]
+    rivals: Rivals | None
     diverged: int
     notes: tuple[str, ...]
     source: tuple[str, ...]
@@ -138,6 +154,14 @@ class Law:
         constant = unreferenced(c_ref, alpha, beta, self.rank_ref, self.length_ref)
         return {"C": constant, "c_ref": c_ref, "alpha": alpha, "beta": beta, "b": b}[name]
 
+    def ellipse(self, level: float = 0.95) -> tuple[tuple[float, float], np.ndarray, float]:
+        """Centre (α, β), covariance of the bootstrap draws and χ² radius squared of the joint region of α and β.
+
+        (α, β) is in it where (x − centre)ᵀ covariance⁻¹ (x − centre) is at most the last number.
+        """
+        covariance = np.cov(np.stack([self.draw("alpha"), self.draw("beta")]))
+        return (self.alpha, self.beta), covariance, float(stats.chi2.ppf(level, 2))
+
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON types, with the 95 % intervals beside the draws for readers without Python."""
         intervals = {name: list(self.interval(name)) for name in REPORTED} if self.draws else None
@@ -149,17 +173,9 @@ class Law:
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             found = content.get("schema") if isinstance(content, dict) else type(content).__name__
             raise UserError(f"this is no law of schema {SCHEMA} (found {found}); make one with `memlaw fit`")
-        names = {field.name for field in dataclasses.fields(cls)}
         try:
-            values = {name: content[name] for name in names}
-            draws = values["draws"]
-            if draws is not None:
-                listed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in draws.items()}
-                values["draws"] = Draws(**listed)
-            values["flags"] = Flags(**values["flags"])
-            values["cells"] = tuple(CellFit(**cell) for cell in values["cells"])
-            values["notes"], values["source"] = tuple(values["notes"]), tuple(values["source"])
-            law = cls(**values)
+            values = {field.name: content[field.name] for field in dataclasses.fields(cls)}
+            law = cls(**values | _parts(values))
         except (KeyError, TypeError, AttributeError) as problem:
             raise UserError(f"the law is incomplete ({problem}); make it again with `memlaw fit`") from problem
         if content.get("form") != FORM:
@@ -195,101 +211,21 @@ class Law:
         return cls.from_dict(content)
 
 
-def fit_law(
-    source: Source | Iterable[Source],
-    filter: str = "predicted",
-    method: str | None = None,
-    bootstrap: int = 400,
-    seed: int = 0,
-) -> Law:
-    """Fit the memory law to results: global least squares with free b, saturated cells dropped by `filter`.
-
-    `source` is anything `read_frame` takes. `filter` is "predicted" (whole cells, by the law's own prediction) or
-    "paper" (run by run). `method` picks one training method where the results hold several. `bootstrap` cell resamples
-    (0 for none) give the intervals, drawn from `seed`. Raises `UserError` for bad input, several methods, or fewer than
-    5 unsaturated cells.
-    """
-    replicates = checked_replicates(bootstrap)
-    frame = read_frame(source)
-    frame, method = _one_method(frame, method)
-    chosen = select(frame, filter)
-    whole, used = gather(frame), gather(frame[chosen.kept])
-    fit = fit_cells(used)
-    draws = resampling.cell_bootstrap(used, fit, replicates=replicates, seed=seed) if replicates else None
-    lost = frame.attrs["diverged"]
-    return Law(
-        C=fit.constant,
-        c_ref=fit.scale,
-        alpha=fit.alpha,
-        beta=fit.beta,
-        b=fit.offset,
-        rank_ref=fit.rank_ref,
-        length_ref=fit.length_ref,
-        **dataclasses.asdict(quality(fit, used)),
-        seed_sd=used.seed_sd(),
-        filter=filter,
-        method=method,
-        flags=Flags(
-            converged=fit.converged,
-            at_bound=fit.at_bound,
-            weakly_identified=weakly_identified(fit, used),
-            filter_settled=chosen.settled,
-        ),
-        cells=_beside(fit, whole, used, chosen.reasons),
-        draws=draws,
-        diverged=sum(method is None or run.get("method", method) == method for run in lost),
-        notes=mixtures(frame),
-        source=tuple(frame.attrs["source"]),
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        versions={
-            "memlaw_jax": __version__,
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("numpy", "scipy", "pandas")},
-        },
-    )
+def _parts(values: dict[str, Any]) -> dict[str, Any]:
+    """The objects within a law, from JSON types."""
+    rivals, jackknife, draws = values["rivals"], values["jackknife"], values["draws"]
+    return {
+        "draws": draws and Draws(**_tuples(draws)),
+        "jackknife": jackknife and Jackknife(**jackknife),
+        "profiles": tuple(Profile(**_tuples(profile)) for profile in values["profiles"]),
+        "tests": tuple(Hypothesis(**_tuples(test)) for test in values["tests"]),
+        "rivals": rivals and Rivals.from_dict(rivals),
+        "flags": Flags(**values["flags"]),
+        "cells": tuple(CellFit(**cell) for cell in values["cells"]),
+        "notes": tuple(values["notes"]),
+        "source": tuple(values["source"]),
+    }
 
 
-def checked_replicates(bootstrap: int) -> int:
-    """A number of resamples, or `UserError`."""
-    if isinstance(bootstrap, bool) or not isinstance(bootstrap, Integral) or bootstrap < 0:
-        raise UserError(f"bootstrap is {bootstrap}; give a number of resamples, 300 or more, or 0 for no intervals")
-    return int(bootstrap)
-
-
-def _one_method(frame: pd.DataFrame, method: str | None) -> tuple[pd.DataFrame, str | None]:
-    if "method" not in frame.columns:
-        if method is not None:
-            raise UserError(f"method is {method!r} but the results have no method column; leave method out")
-        return frame, None
-    names = sorted(str(name) for name in frame["method"].dropna().unique())
-    if method is None:
-        if len(names) > 1:
-            raise UserError(
-                f"the results hold {len(names)} methods ({', '.join(names)}); fit one, as method={names[0]!r} "
-                "(--method)"
-            )
-        return frame, names[0] if names else None
-    if method not in names:
-        raise UserError(f"the results hold no method {method!r}; choose one of {', '.join(names)}")
-    return frame[frame["method"] == method], method
-
-
-def _beside(fit: Estimate, whole, used, reasons: dict[tuple[int, int], str]) -> tuple[CellFit, ...]:
-    place = {key: i for i, key in enumerate(used.key)}
-    rows = []
-    for k, key in enumerate(whole.key):
-        source, i = (used, place[key]) if key in place else (whole, k)
-        rows.append(
-            CellFit(
-                rank=key[0],
-                length=key[1],
-                runs=int(whole.runs[k]),
-                runs_used=int(source.runs[i]) if key in place else 0,
-                loss_initial=float(source.initial[i]),
-                loss_final=float(source.final[i]),
-                delta=float(source.delta[i]),
-                predicted=float(fit.predict(*key)),
-                reason=reasons.get(key, ""),
-            )
-        )
-    return tuple(rows)
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

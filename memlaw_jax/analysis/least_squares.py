@@ -1,4 +1,4 @@
-"""The memory law ΔL = C · r^α · ℓ^(−β) + b fitted to cells by least squares (PAPER.md, section 1, claim 1)."""
+"""The memory law ΔL = C · r^α · ℓ^(−β) + b fitted to cells or runs (PAPER.md, section 1, claim 1)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from scipy import stats
 
 from memlaw_jax.analysis import varpro
 from memlaw_jax.analysis.cells import Cells
+from memlaw_jax.analysis.problem import PARAMETERS, Problem, of_cells, reference
 from memlaw_jax.errors import UserError
 
 FORM = "delta_loss = C * rank**alpha * length**(-beta) + b"
 REPORTED = ("C", "c_ref", "alpha", "beta", "b")
-PARAMETERS = 4
-FEWEST_CELLS = PARAMETERS + 1
 # Weakly identified: the 95 % interval of an exponent is wider than half the exponent, ...
 WIDE = 0.5
 # ... or the design alone is to blame: noise of 1 % of ΔL's range in each cell moves an exponent by over 3.5 % (one
@@ -27,7 +26,10 @@ FRAGILE = 0.035
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """One fitted law. `scale` is c_ref = ΔL − b at the reference cell (nats); `sse` weighs cells by their runs."""
+    """One fitted law. `scale` is c_ref = ΔL − b at the reference cell (nats).
+
+    `sse` weighs cells by their runs; `sigma` (nats) is the standard deviation of a run about the law.
+    """
 
     rank_ref: float
     length_ref: float
@@ -36,6 +38,7 @@ class Estimate:
     beta: float
     offset: float
     sse: float
+    sigma: float
     converged: bool
     at_bound: bool
 
@@ -69,32 +72,25 @@ def fit_cells(cells: Cells) -> Estimate:
     The reference cell is the geometric mean rank and length. Raises `UserError` when the cells cannot identify a law:
     fewer than 5 of them, one rank or length only, or ΔL that nowhere rises with rank or falls with length.
     """
-    if len(cells) < FEWEST_CELLS:
-        raise UserError(
-            f"only {len(cells)} unsaturated cells are left and a law needs at least {FEWEST_CELLS}; "
-            "add smaller ranks or longer lengths, whose final loss stays above ln 2 = 0.693"
-        )
-    for name, values in (("rank", cells.rank), ("length", cells.length)):
-        if len(np.unique(values)) < 2:
-            raise UserError(f"every unsaturated cell has {name} {values[0]}; a law needs at least two {name}s")
-    rank_ref, length_ref = (float(np.exp(np.log(x).mean())) for x in (cells.rank, cells.length))
-    u, v = coordinates(cells, rank_ref, length_ref)
-    found = varpro.solve(u, v, cells.delta, cells.runs[None].astype(float))
+    middle = reference(cells)
+    return estimate(of_cells(cells, *middle), *middle)
+
+
+def estimate(problem: Problem, rank_ref: float, length_ref: float) -> Estimate:
+    """The global solution of a problem in the coordinates of this reference cell, or `UserError` if there is none."""
+    found = problem.solve()
     if not np.isfinite(found.scale[0]):
         raise UserError(
-            f"ΔL of the {len(cells)} unsaturated cells does not rise with rank or fall with length, so there is no "
+            f"ΔL of the {problem.cells} unsaturated cells does not rise with rank or fall with length, so there is no "
             "law to fit; check the columns, or train longer"
         )
+    numbers = ("scale", "alpha", "beta", "offset", "sse", "sigma")
     return Estimate(
         rank_ref=rank_ref,
         length_ref=length_ref,
-        scale=float(found.scale[0]),
-        alpha=float(found.alpha[0]),
-        beta=float(found.beta[0]),
-        offset=float(found.offset[0]),
-        sse=float(found.sse[0]),
         converged=bool(found.converged[0]),
         at_bound=bool(found.at_bound[0]),
+        **{name: float(getattr(found, name)[0]) for name in numbers},
     )
 
 

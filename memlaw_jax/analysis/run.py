@@ -13,8 +13,9 @@ from etils import epath
 from memlaw_jax.analysis import files
 from memlaw_jax.analysis.compare import Comparison, compare
 from memlaw_jax.analysis.compare_words import describe_comparison
+from memlaw_jax.analysis.fit import fit_law
 from memlaw_jax.analysis.frame import Source, read_frame
-from memlaw_jax.analysis.law import Law, fit_law
+from memlaw_jax.analysis.law import Law
 from memlaw_jax.analysis.microscope import Microscope, microscope
 from memlaw_jax.analysis.microscope_words import describe_microscope
 from memlaw_jax.analysis.tokens import read_tokens
@@ -28,6 +29,7 @@ def fit_and_draw(
     ln_vocab: float | None = None,
     *,
     method: str | None = None,
+    loss: str = "squared",
     bootstrap: int = 400,
     seed: int = 0,
 ) -> tuple[Law, list[epath.Path], str]:
@@ -40,7 +42,7 @@ def fit_and_draw(
     from memlaw_jax.analysis.figures import draw_all
 
     frame = read_frame(paths)
-    law = fit_law(frame, filter=filter, method=method, bootstrap=bootstrap, seed=seed)
+    law = fit_law(frame, filter=filter, method=method, loss=loss, bootstrap=bootstrap, seed=seed)
     ln_vocab = uniform_loss(frame) if ln_vocab is None else ln_vocab
     place = files.folder(out)
     written = [*law.save(place), *draw_all(frame, law, place, ln_vocab=ln_vocab)]

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float
 BOUNDS = (0.01, 2.5)
 # Evenly spaced in the square root: steps of 0.008 near 0 and 0.12 near 2.5. The valleys are wider than that.
 GRID = np.linspace(BOUNDS[0] ** 0.5, BOUNDS[1] ** 0.5, 40) ** 2
+GRID[[0, -1]] = BOUNDS  # exactly
 MAX_ITERATIONS = 200
 MAX_VALLEYS = 8
 # The polish has arrived when the residual is orthogonal to both tangent directions to this cosine.
@@ -34,8 +35,9 @@ STILL = 1e-11
 
 @dataclass(frozen=True, kw_only=True)
 class Solutions:
-    """One least-squares solution for each of M weightings; `sse` is the weighted residual sum of squares.
+    """One solution for each of M weightings.
 
+    `sse` is the weighted residual sum of squares, `sigma` the standard deviation that has the greatest likelihood.
     Where no (α, β) on the grid gives a positive c, the row is nan: ΔL does not rise with rank or fall with length.
     """
 
@@ -44,6 +46,7 @@ class Solutions:
     beta: Float[np.ndarray, " M"]
     offset: Float[np.ndarray, " M"]
     sse: Float[np.ndarray, " M"]
+    sigma: Float[np.ndarray, " M"]
     converged: Bool[np.ndarray, " M"]
     at_bound: Bool[np.ndarray, " M"]
 
@@ -55,29 +58,29 @@ def solve(
     weights: Float[np.ndarray, "M K"],
     *,
     warm: tuple[float, float] | None = None,
+    start: tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]] | None = None,
+    grid: tuple[Float[np.ndarray, " G"], Float[np.ndarray, " H"]] = (GRID, GRID),
+    offset: bool = True,
 ) -> Solutions:
-    """Least-squares (c, α, β, b) for K cells under each of M weightings, from every valley of the grid.
+    """Least-squares (c, α, β, b) for K rows under each of M weightings, from every valley of the grid.
 
     `warm` adds one start (α, β), the full data's solution, and then only the deepest valley is polished beside it:
-    what a bootstrap needs. Deterministic; no randomness is used.
+    what a bootstrap needs. `start` gives each weighting its own start and looks nowhere else: what re-weighting needs.
+    `grid` has the candidates of α and of β; their ends are the bounds, so one candidate holds an exponent fixed.
+    Without `offset` b is zero. Deterministic; no randomness is used.
     """
-    profile = _grid_profile(u, v, y, weights)  # [M, G, G]
-    owners, alphas, betas = [], [], []
-    for m, surface in enumerate(profile):
-        places = _valleys(surface) if warm is None else _deepest(surface)
-        owners += [m] * len(places)
-        alphas += [GRID[i] for i, _ in places]
-        betas += [GRID[j] for _, j in places]
-        if warm is not None and places:
-            owners, alphas, betas = [*owners, m], [*alphas, warm[0]], [*betas, warm[1]]
+    if start is None:
+        owner, alpha, beta = _starts(_grid_profile(u, v, y, weights, grid, offset), grid, warm)
+    else:
+        owner, (alpha, beta) = np.arange(len(weights)), start
 
     out = {name: np.full(len(weights), np.nan) for name in ("scale", "alpha", "beta", "offset")}
     sse = np.full(len(weights), np.inf)
     converged = np.zeros(len(weights), bool)
-    if owners:
-        owner = np.array(owners)
-        alpha, beta, arrived = _polish(u, v, y, weights[owner], np.array(alphas), np.array(betas))
-        state = _project(u, v, y, weights[owner], alpha, beta)
+    if len(owner):
+        box = np.array([[candidates[0], candidates[-1]] for candidates in grid]).T  # [low and high, α and β]
+        alpha, beta, arrived = _polish(u, v, y, weights[owner], alpha, beta, box, offset)
+        state = _project(u, v, y, weights[owner], alpha, beta, offset)
         order = np.argsort(state.sse, kind="stable")[::-1]  # the best start of each owner is written last
         order = order[state.scale[order] > 0]
         rows = owner[order]
@@ -85,7 +88,8 @@ def solve(
         out["alpha"][rows], out["beta"][rows] = alpha[order], beta[order]
         sse[rows], converged[rows] = state.sse[order], arrived[order]
     edge = [np.isclose(out[name], bound, rtol=0, atol=1e-9) for name in ("alpha", "beta") for bound in BOUNDS]
-    return Solutions(**out, sse=sse, converged=converged, at_bound=np.logical_or.reduce(edge))
+    sigma = np.sqrt(sse / weights.sum(1))
+    return Solutions(**out, sse=sse, sigma=sigma, converged=converged, at_bound=np.logical_or.reduce(edge))
 
 
 def tangents(
@@ -96,20 +100,33 @@ def tangents(
     return np.stack([z, scale * z * u, -scale * z * v, np.ones_like(z)], axis=1)
 
 
-def _grid_profile(u, v, y, weights):
-    """Least sum of squares over (c ≥ 0, b) at each grid point, [M, G, G]; inf where c would be negative."""
-    y = y - y.mean()
-    a, b = np.meshgrid(GRID, GRID, indexing="ij")
-    z = np.exp(a.ravel()[:, None] * u - b.ravel()[:, None] * v)  # [G², K]
+def _starts(profile, grid, warm):
+    """The weighting, α and β of every start."""
+    owners, alphas, betas = [], [], []
+    for m, surface in enumerate(profile):
+        places = valleys(surface) if warm is None else _deepest(surface)
+        owners += [m] * len(places)
+        alphas += [grid[0][i] for i, _ in places]
+        betas += [grid[1][j] for _, j in places]
+        if warm is not None and places:
+            owners, alphas, betas = [*owners, m], [*alphas, warm[0]], [*betas, warm[1]]
+    return np.array(owners, int), np.array(alphas), np.array(betas)
+
+
+def _grid_profile(u, v, y, weights, grid, offset):
+    """Least sum of squares over (c ≥ 0, b) at each grid point, [M, G, H]; inf where c would be negative."""
+    y = y - y.mean() if offset else y
+    a, b = np.meshgrid(*grid, indexing="ij")
+    z = np.exp(a.ravel()[:, None] * u - b.ravel()[:, None] * v)  # [G H, K]
     total = weights.sum(1, keepdims=True)
-    y_mean = (weights @ y)[:, None] / total
-    sz = weights @ z.T
+    y_mean = (weights @ y)[:, None] / total if offset else np.zeros_like(total)
+    sz = weights @ z.T if offset else np.zeros((len(weights), len(z)))
     szz = weights @ (z * z).T - sz**2 / total
     szy = (weights * y) @ z.T - sz * y_mean
     syy = (weights @ (y * y))[:, None] - total * y_mean**2
     with np.errstate(divide="ignore", invalid="ignore"):
         profile = np.where((szy > 0) & (szz > 0), syy - szy**2 / szz, np.inf)
-    return profile.reshape(len(weights), len(GRID), len(GRID))
+    return profile.reshape(len(weights), *a.shape)
 
 
 def _deepest(surface):
@@ -117,11 +134,11 @@ def _deepest(surface):
     return [place] if np.isfinite(surface[place]) else []
 
 
-def _valleys(surface):
+def valleys(surface):
     """Grid points no higher than their eight neighbours, the deepest first."""
     padded = np.pad(surface, 1, constant_values=np.inf)
-    size = len(surface)
-    around = [padded[1 + i : 1 + i + size, 1 + j : 1 + j + size] for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j]
+    tall, wide = surface.shape
+    around = [padded[1 + i : 1 + i + tall, 1 + j : 1 + j + wide] for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j]
     low = np.isfinite(surface) & (surface <= np.minimum.reduce(around))
     places = sorted(zip(*np.nonzero(low), strict=True), key=lambda place: surface[place])
     return places[:MAX_VALLEYS]
@@ -136,44 +153,45 @@ class _State:
     z: np.ndarray  # [M, K], centred
 
 
-def _project(u, v, y, weights, alpha, beta):
+def _project(u, v, y, weights, alpha, beta, offset):
     total = weights.sum(1)
     raw = np.exp(alpha[:, None] * u - beta[:, None] * v)
-    z_mean = (weights * raw).sum(1) / total
-    y_mean = (weights @ y) / total
+    z_mean = (weights * raw).sum(1) / total if offset else np.zeros(len(weights))
+    y_mean = (weights @ y) / total if offset else np.zeros(len(weights))
     z, centred = raw - z_mean[:, None], y - y_mean[:, None]
     scale = (weights * z * centred).sum(1) / (weights * z * z).sum(1)
     residual = centred - scale[:, None] * z
     return _State(scale, y_mean - scale * z_mean, (weights * residual**2).sum(1), residual, z)
 
 
-def _tangent_pair(u, v, weights, state, alpha, beta):
+def _tangent_pair(u, v, weights, state, alpha, beta, offset):
     """Kaufman's Jacobian of the fitted values by (α, β), [M, 2, K]: tangents with c and b projected out."""
     raw = state.scale[:, None] * np.exp(alpha[:, None] * u - beta[:, None] * v)
     pair = np.stack([raw * u, -raw * v], axis=1)
     w = weights[:, None, :]
-    pair = pair - (w * pair).sum(2, keepdims=True) / weights.sum(1)[:, None, None]
+    if offset:
+        pair = pair - (w * pair).sum(2, keepdims=True) / weights.sum(1)[:, None, None]
     z = state.z[:, None, :]
     return pair - z * ((w * pair * z).sum(2) / (weights * state.z**2).sum(1)[:, None])[..., None]
 
 
-def _polish(u, v, y, weights, alpha, beta):
+def _polish(u, v, y, weights, alpha, beta, box, offset):
     """Damped Gauss-Newton on the projected residual inside the box; rows that have arrived drop out."""
     theta = np.stack([alpha, beta], axis=1)
     arrived = np.zeros(len(theta), bool)
     damping = np.full(len(theta), 1e-3)
     live = np.arange(len(theta))
-    spread = _project(u, v, y, weights, *theta.T)
+    spread = _project(u, v, y, weights, theta[:, 0], theta[:, 1], offset)
     syy = spread.sse + (weights * (spread.scale[:, None] * spread.z) ** 2).sum(1)
     for _ in range(MAX_ITERATIONS):
         w, here = weights[live], theta[live]
-        state = _project(u, v, y, w, *here.T)
-        pair = _tangent_pair(u, v, w, state, *here.T)
+        state = _project(u, v, y, w, here[:, 0], here[:, 1], offset)
+        pair = _tangent_pair(u, v, w, state, here[:, 0], here[:, 1], offset)
         gradient = (w[:, None] * pair * state.residual[:, None]).sum(2)
         normal = np.einsum("mk,mik,mjk->mij", w, pair, pair)
         size = np.sqrt(np.maximum(np.einsum("mii->mi", normal), 1e-300))
         # A coordinate on the edge of the box that wants to leave it is frozen for this step.
-        free = ~((here <= BOUNDS[0]) & (gradient < 0) | (here >= BOUNDS[1]) & (gradient > 0))
+        free = ~((here <= box[0]) & (gradient < 0) | (here >= box[1]) & (gradient > 0))
         cosine = np.where(free, np.abs(gradient) / (size * np.sqrt(np.maximum(state.sse, 1e-300))[:, None]), 0.0)
         done = (cosine.max(1) < ORTHOGONAL) | (state.sse <= EXACT * syy[live])
         arrived[live[done]] = True
@@ -183,8 +201,8 @@ def _polish(u, v, y, weights, alpha, beta):
         live, here, gradient, normal, size, free = (x[keep] for x in (live, here, gradient, normal, size, free))
         step = _damped_step(normal / (size[:, :, None] * size[:, None, :]), gradient / size, free, damping[live]) / size
         arrived[live] |= np.abs(step).max(1) < STILL
-        there = np.clip(here + np.clip(step, -0.5, 0.5), *BOUNDS)
-        before, after = state.sse[keep], _project(u, v, y, weights[live], *there.T).sse
+        there = np.clip(here + np.clip(step, -0.5, 0.5), *box)
+        before, after = state.sse[keep], _project(u, v, y, weights[live], there[:, 0], there[:, 1], offset).sse
         # Within rounding of the sum of squares the step is better informed than the comparison.
         better = after <= before * (1 + 1e-13)
         theta[live[better]] = there[better]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from memlaw_jax.analysis.cells import SATURATED
 from memlaw_jax.analysis.law import Law
 
 
@@ -12,7 +13,8 @@ def describe(law: Law, ln_vocab: float | None = None) -> str:
 
     `ln_vocab` (nats) is the loss of a uniform guess; with it the text says how much of ΔL is unlearning.
     """
-    lines = [_form(law), _exponents(law), _doubling(law), _fit(law), _cells(law)]
+    lines = [_form(law), _exponents(law), _doubling(law), _simpler(law), _fit(law), _cells(law)]
+    lines += law.rivals.words() if law.rivals else []
     if ln_vocab is not None:
         lines.append(_unlearning(law, ln_vocab))
     lines += [f"Warning: {text}" for text in [*cautions(law), *law.notes]]
@@ -55,11 +57,28 @@ def _doubling(law: Law) -> str:
     )
 
 
+_CLAIMS = {
+    "b = 0": "b is zero",
+    "α = β": "the exponents are equal, so that only rank over length counts",
+    "α = β = 1": "both exponents are one, so that every parameter stores the same amount",
+}
+
+
+def _simpler(law: Law) -> str:
+    """What the tests of simpler laws say."""
+    said = []
+    for test in law.tests:
+        p = "p < 0.0001" if test.p < 1e-4 else f"p = {test.p:.2g}"
+        verdict = "is refuted" if test.p < 0.05 else "is not refuted"
+        said.append(f"that {_CLAIMS[test.name]} {verdict} ({p})")
+    return f"Simpler laws: {'; '.join(said)}." if said else ""
+
+
 def _fit(law: Law) -> str:
     seeds = f"; seeds of one cell differ by {law.seed_sd:.3g} nats" if law.seed_sd is not None else ""
     return (
         f"The law misses the cell means by {law.rmse:.3g} nats (RMSE, {100 * law.rmse_relative:.1f} % of ΔL's range"
-        f"{seeds}); R² = {law.r2:.4f}."
+        f"{seeds}); R² = {law.r2:.4f}, which any smooth surface reaches."
     )
 
 
@@ -72,7 +91,8 @@ def _cells(law: Law) -> str:
     )
     if dropped:
         loss = "own final loss" if law.filter == "paper" else "final loss, as the law predicts it,"
-        text += f"; {len(dropped)} were left out as saturated: their {loss} is at or below ln 2"
+        how = "count as bounds of ΔL only" if law.filter == "tobit" else "were left out as saturated"
+        text += f"; {len(dropped)} {how}: their {loss} is at or below ln 2"
     if law.diverged:
         text += f"; {_count(law.diverged, 'diverged run')} left out"
     return text + "."
@@ -96,10 +116,28 @@ def cautions(law: Law) -> list[str]:
         (not flags.converged, "the fit did not converge, so do not use these numbers."),
         (flags.at_bound, "an exponent stands at the edge of its allowed range, so the data do not follow this law."),
         (flags.weakly_identified, "the exponents are weakly identified; add ranks or lengths over a wider range."),
+        (
+            flags.outliers_suspected and law.loss == "squared",
+            "some runs lie far from the law, as badly trained ones do; fit with loss='huber' (--loss huber).",
+        ),
+        (
+            _bends(law),
+            f"{_measured_open(law)} of the cells left out as saturated measured above ln 2: the law overshoots them.",
+        ),
         (not flags.filter_settled, "some cells sit right at the saturation threshold and were left out."),
         (law.filter == "paper", "the filter 'paper' drops single runs by their own loss, which biases α down."),
     ]
     return [text for raised, text in said if raised]
+
+
+def _measured_open(law: Law) -> int:
+    """Cells that were dropped by prediction although their own mean final loss is above the threshold."""
+    return sum(cell.loss_final > SATURATED for cell in law.dropped)
+
+
+def _bends(law: Law) -> bool:
+    """Whether these are too many for chance: under a law with a ceiling below the base's loss they are most."""
+    return law.filter == "predicted" and _measured_open(law) >= max(3, 0.25 * len(law.dropped))
 
 
 def _span(low: float, high: float) -> str:

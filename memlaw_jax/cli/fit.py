@@ -23,9 +23,16 @@ def arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--method", metavar="M", help="fit this method, where the results hold several")
     command.add_argument(
         "--filter",
-        choices=("predicted", "paper"),
+        choices=("predicted", "tobit", "paper"),
         default="predicted",
-        help="saturated cells are dropped whole, by predicted loss (default), or run by run as in the paper",
+        help="saturated cells are dropped whole, by predicted loss (default), kept as bounds of ΔL (tobit), or dropped "
+        "run by run as in the paper",
+    )
+    command.add_argument(
+        "--loss",
+        choices=("squared", "huber"),
+        default="squared",
+        help="huber keeps a few badly trained runs from bending the law (default: squared)",
     )
 
 
@@ -35,7 +42,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from memlaw_jax.paths import as_path, folder_of
 
     out = as_path(args.out) if args.out else folder_of(args.results[0]) / "law"
-    law, written, words = fit_and_draw(args.results, out, filter=args.filter, method=args.method)
+    law, written, words = fit_and_draw(args.results, out, filter=args.filter, method=args.method, loss=args.loss)
     return law_json(law) | {"out": str(out), "files": [str(path) for path in written]}, "\n".join(
         [words, "", "Written:", *[f"  {path}" for path in written]]
     )

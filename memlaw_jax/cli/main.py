@@ -12,11 +12,24 @@ import warnings
 from collections.abc import Sequence
 from types import FrameType
 
-from memlaw_jax.cli import check, compare, demo, export, fit, microscope, processes, recall, remember, sweep
+from memlaw_jax.cli import (
+    check,
+    compare,
+    demo,
+    export,
+    fit,
+    microscope,
+    plan,
+    processes,
+    recall,
+    remember,
+    report,
+    sweep,
+)
 from memlaw_jax.errors import Preempted, UserError
 from memlaw_jax.version import __version__
 
-COMMANDS = (demo, sweep, fit, microscope, remember, recall, export, compare, check)
+COMMANDS = (demo, sweep, fit, report, plan, microscope, remember, recall, export, compare, check)
 
 
 class _Parser(argparse.ArgumentParser):

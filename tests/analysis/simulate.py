@@ -32,6 +32,7 @@ class Design:
     s_u: float = 0.01
     s_e: float = 0.02
     m: float = 0.02
+    outliers: float = 0.0  # share of runs that were badly trained: ΔL times U(0.4, 0.8)
 
     def but(self, **changes) -> Design:
         return dataclasses.replace(self, **changes)
@@ -54,6 +55,7 @@ class Design:
 
 BASE = Design()
 NOISY = BASE.but(s_e=0.05, s_u=0.03, m=0.04)
+OUTLIERS = BASE.but(outliers=0.05)
 LONG = Design(ranks=PAPER_RANKS, lengths=PAPER_LENGTHS, seeds=1, C=60.0, b=0.5, initial=12.0, s_e=0.1, s_u=0.05, m=0.02)
 NARROW = BASE.but(ranks=(4, 8, 16), lengths=(8000, 12000, 16000, 24000))
 
@@ -69,6 +71,8 @@ def simulate(design: Design, s: int) -> pd.DataFrame:
     cell = mu + np.hypot(design.s_u, 0.5 * design.m * mu) * rng.standard_normal(mu.shape)
     noise = np.hypot(design.s_e, design.m * mu)[:, None] * rng.standard_normal((len(mu), design.seeds))
     y = cell[:, None] + noise
+    if design.outliers:
+        y = y * np.where(rng.random(y.shape) < design.outliers, rng.uniform(0.4, 0.8, y.shape), 1.0)
     return pd.DataFrame(
         {
             "rank": np.repeat(rank, design.seeds),

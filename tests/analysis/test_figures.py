@@ -17,7 +17,8 @@ from memlaw_jax.errors import UserError
 
 from .simulate import BASE, simulate
 
-ALWAYS = {"law", "predicted_vs_measured", "heat_final_loss"}
+ALWAYS = {"law", "predicted_vs_measured", "heat_final_loss", "collapse", "residuals", "extrapolation"}
+EVIDENCE = {"ellipse", "profiles", "rivals"}
 
 
 def check(paths, names):
@@ -39,7 +40,7 @@ def test_fit_and_draw_writes_everything_and_leaves_matplotlib_alone(tmp_path):
     assert dict(mpl.rcParams) == before
     assert [path.name for path in paths[:2]] == ["law.json", "fit_card.json"]
     assert Law.load(paths[0]) == law
-    check(paths[2:], ALWAYS | {"heat_exact_match", "heat_token_accuracy"})
+    check(paths[2:], ALWAYS | EVIDENCE | {"heat_exact_match", "heat_token_accuracy"})
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in paths)
 
 

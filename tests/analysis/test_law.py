@@ -15,6 +15,7 @@ from memlaw_jax.analysis import Law, describe, fit_law
 from memlaw_jax.analysis.bootstrap import cell_bootstrap
 from memlaw_jax.analysis.cells import gather
 from memlaw_jax.analysis.least_squares import fit_cells
+from memlaw_jax.analysis.problem import of_cells
 from memlaw_jax.analysis.varpro import solve
 from memlaw_jax.errors import UserError
 
@@ -60,7 +61,9 @@ def test_resamples_that_cannot_identify_a_law_are_redrawn_and_counted():
     frame = simulate(BASE.but(seeds=1), 0)
     five = {(1, 1000), (1, 2000), (1, 4000), (1, 8000), (2, 4000)}
     cells = gather(frame[[key in five for key in zip(frame["rank"], frame["length"], strict=True)]])
-    draws = cell_bootstrap(cells, fit_cells(cells), replicates=50, seed=0)
+    fit = fit_cells(cells)
+    problem = dataclasses.replace(of_cells(cells, fit.rank_ref, fit.length_ref), warm=(fit.alpha, fit.beta))
+    draws = cell_bootstrap(problem, replicates=50, seed=0)
     assert len(draws) == 50 and draws.redrawn > 0
     assert np.isfinite([draws.c_ref, draws.alpha, draws.beta, draws.b]).all()
 
@@ -106,7 +109,7 @@ def test_the_fit_card_reports_what_the_literature_asks_for(law, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "no JSON"), ("[1]", "no law of schema"), ('{"schema": 99}', "found 99"), ('{"schema": 1}', "incomplete")],
+    [("{", "no JSON"), ("[1]", "no law of schema"), ('{"schema": 99}', "found 99"), ('{"schema": 2}', "incomplete")],
 )
 def test_a_broken_law_file_is_a_users_mistake(tmp_path, content, message):
     (tmp_path / "law.json").write_text(content)

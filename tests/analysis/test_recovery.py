@@ -40,7 +40,7 @@ def check_global(index: int) -> None:
     """No start of an independent optimiser, the truth and the best points of a finer grid among them, does better."""
     truth = (BASE, NOISY, LONG)[index % 3].truth(np.random.default_rng([index, 7]))
     frame = simulate(truth, index)
-    cells = gather(frame[select(frame, "predicted").kept])
+    cells = gather(frame[select(frame, "predicted", lambda runs: fit_cells(gather(runs))).kept])
     fit = fit_cells(cells)
     assert fit.converged
     u, v = np.log(cells.rank / fit.rank_ref), np.log(cells.length / fit.length_ref)

@@ -9,16 +9,22 @@ from etils import epath
 
 from memlaw_jax.analysis import files
 from memlaw_jax.analysis.figures.agreement import draw_agreement
+from memlaw_jax.analysis.figures.collapse import draw_collapse
 from memlaw_jax.analysis.figures.comparison import draw_comparison
 from memlaw_jax.analysis.figures.curves import draw_curves
 from memlaw_jax.analysis.figures.decoupling import draw_decoupling
+from memlaw_jax.analysis.figures.ellipse import draw_ellipse
+from memlaw_jax.analysis.figures.extrapolation import draw_extrapolation
 from memlaw_jax.analysis.figures.failing import draw_failures, draw_order
 from memlaw_jax.analysis.figures.heat import METRICS, draw_heat
 from memlaw_jax.analysis.figures.methods import draw_methods
 from memlaw_jax.analysis.figures.microscope import draw_microscope
 from memlaw_jax.analysis.figures.positions import draw_positions
+from memlaw_jax.analysis.figures.profiles import draw_profiles
 from memlaw_jax.analysis.figures.recall import draw_recall
 from memlaw_jax.analysis.figures.recall_vs_p import draw_recall_vs_p
+from memlaw_jax.analysis.figures.residuals import draw_residuals
+from memlaw_jax.analysis.figures.rivals import draw_rivals
 from memlaw_jax.analysis.figures.style import save
 from memlaw_jax.analysis.frame import Source, read_frame
 from memlaw_jax.analysis.law import Law
@@ -26,17 +32,23 @@ from memlaw_jax.analysis.law import Law
 __all__ = [
     "draw_agreement",
     "draw_all",
+    "draw_collapse",
     "draw_comparison",
     "draw_curves",
     "draw_decoupling",
+    "draw_ellipse",
+    "draw_extrapolation",
     "draw_failures",
     "draw_heat",
     "draw_methods",
     "draw_microscope",
     "draw_order",
     "draw_positions",
+    "draw_profiles",
     "draw_recall",
     "draw_recall_vs_p",
+    "draw_residuals",
+    "draw_rivals",
     "draw_sweep",
     "save",
 ]
@@ -47,10 +59,11 @@ def draw_all(
 ) -> list[epath.Path]:
     """Draw every figure that these results allow, into a folder; returns the paths written.
 
-    `law.{png,svg}`: ΔL against rank and against length with the fitted lines; `predicted_vs_measured`; and, over the
-    grid rank × length, `heat_final_loss`, `heat_exact_match`, `heat_token_accuracy` where the columns exist. `frame` is
-    what the law was fitted to (runs of other methods are passed over); `ln_vocab` (nats) marks the loss of a uniform
-    guess.
+    `law.{png,svg}`: ΔL against rank and against length with the fitted lines; `predicted_vs_measured`; `collapse`,
+    `residuals` and `extrapolation`; `ellipse`, `profiles` and `rivals` where the law has draws, profiles and rivals;
+    and, over the grid rank × length, `heat_final_loss`, `heat_exact_match`, `heat_token_accuracy` where the columns
+    exist. `frame` is what the law was fitted to (runs of other methods are passed over); `ln_vocab` (nats) marks the
+    loss of a uniform guess.
     """
     frame = read_frame(frame)
     if law.method is not None and "method" in frame.columns:
@@ -60,6 +73,12 @@ def draw_all(
     place = files.folder(out_dir)
     written = save(draw_curves(frame, law, ln_vocab), place, "law")
     written += save(draw_agreement(frame, law), place, "predicted_vs_measured")
+    written += save(draw_collapse(law), place, "collapse")
+    written += save(draw_residuals(law), place, "residuals")
+    written += save(draw_extrapolation(law), place, "extrapolation")
+    for there, draw in ((law.draws, draw_ellipse), (law.profiles, draw_profiles), (law.rivals, draw_rivals)):
+        if there:
+            written += save(draw(law), place, draw.__name__.removeprefix("draw_"))
     for metric in METRICS:
         if metric.column in frame.columns and frame[metric.column].notna().any():
             written += save(draw_heat(frame, metric, ln_vocab), place, f"heat_{metric.name}")

@@ -113,7 +113,7 @@ def _levels(panel: Axes, cells: Cells, by: str, ceiling: float, unlearned: float
 
 
 def _title(law: Law) -> str:
-    who = f" ({law.method})" if law.method else ""
+    who = f" ({style.plain(law.method)})" if law.method else ""
     return f"Memory law{who}:   {style.law_in_mathtext(law)}     $R^2 = {law.r2:.4f}$"
 
 

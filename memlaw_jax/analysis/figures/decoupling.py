@@ -50,4 +50,4 @@ def draw_decoupling(found: Microscope, method: str) -> Figure:
 def _title(method: str, runs: pd.DataFrame) -> str:
     low = int(runs["decoupled"].sum())
     said = "run has" if low == 1 else "runs have"
-    return f"Loss and recall: {method}; {low} of {len(runs)} {said} a low loss and recall nothing"
+    return f"Loss and recall: {style.plain(method)}; {low} of {len(runs)} {said} a low loss and recall nothing"

@@ -131,7 +131,7 @@ def draw_failures(found: Microscope, method: str) -> Figure:
             _bars(axes, table[table["rank"] == rank], samples[samples["rank"] == rank], colours[rank],
                   logarithmic)  # fmt: skip
             axes.set_title(f"rank {rank}", fontsize=10.5, pad=5)
-        made.suptitle(f"Where recall fails: {method}", x=0.012, ha="left", fontsize=12.5)
+        made.suptitle(f"Where recall fails: {style.plain(method)}", x=0.012, ha="left", fontsize=12.5)
         entries = [
             Patch(facecolor=style.MUTED, alpha=0.45, lw=0, label="samples that fail first here"),
             Line2D([], [], color=style.INK, lw=1.3, marker="o", ms=3, label="tokens wrong, given the true text"),

@@ -46,7 +46,7 @@ def draw_positions(tokens: Tokens, method: str, length: int | None = None, thres
             axes.set_ylim(-0.03, 1.03)
             style.grid(axes)
         what = "1 sample" if single else f"{table.groupby('run')['sample'].nunique().max()} samples"
-        made.suptitle(f"Probability of each token: {method}, {length} answer tokens, {what}", x=0.012, ha="left",
+        made.suptitle(f"Probability of each token: {style.plain(method)}, {length} answer tokens, {what}", x=0.012, ha="left",
                       fontsize=12.5)  # fmt: skip
         _legend(made, single, threshold, narrow=len(panels) < 3)
     return made

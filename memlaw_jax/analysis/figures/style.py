@@ -102,6 +102,11 @@ def key(made: Figure, axes: Axes, colours: dict[int, Any], title: str, falling: 
     bar.outline.set_visible(False)  # type: ignore[operator]
 
 
+def plain(name: str) -> str:
+    """A name from the data as it stands: Matplotlib takes what is between dollar signs for mathematics."""
+    return name.replace("$", r"\$")
+
+
 def short(value: float) -> str:
     """2000 as 2k, 384 as 384."""
     return f"{value / 1000:g}k" if value >= 1000 and value % 100 == 0 else f"{value:g}"
