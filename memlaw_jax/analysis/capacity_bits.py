@@ -1,10 +1,10 @@
 """Bits of each run and cell: what was gained, what held-out items cost more, and what of the source is stored.
 
 The entropy of the source of the answers is the record's `source_bits`, which alone counts where the results have that
-column. Where not, it is ℓ · log₂ V, V the `vocab_size`, for long-context tokens drawn at random (ratio 1; special
-tokens are never drawn, so this is a little too much), and log₂ of the ways to pick n of the 4·10⁹ ten-digit numbers
-that begin with 6 to 9, in order, for a phone book of n records (their names are in the query). The entropy of natural
-text is not known: nothing is said about it.
+column. For results from before it was written, it is ℓ · log₂ V, V the `vocab_size`, for long-context tokens drawn at
+random (ratio 1; special tokens are never drawn, so this is a little too much), and log₂ of the ways to pick n of the
+4·10⁹ ten-digit numbers that begin with 6 to 9, in order, for a phone book of n records, taken for one of ours (their
+names are in the query). The entropy of natural text is not known: nothing is said about it.
 """
 
 from __future__ import annotations

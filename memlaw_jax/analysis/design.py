@@ -74,7 +74,7 @@ class SweepDesign:
         return dataclasses.asdict(self)
 
     def configs(self, **options: Any) -> dict[str, str]:
-        """YAML texts for `memlaw sweep` by file name: `pilot.yaml`, then the sweep's; options as `design_configs`'s."""
+        """YAML texts for `memlaw sweep` by file name: `pilot.yaml`, then the sweep's (`design_configs.configs`)."""
         from memlaw_jax.analysis.design_configs import configs
 
         return configs(self, **options)

@@ -17,10 +17,10 @@ from memlaw_jax.analysis.law import Law
 from memlaw_jax.analysis.least_squares import PARAMETERS
 from memlaw_jax.errors import UserError
 
-RATE = 0.01  # the release's learning rate (PAPER.md, section 2)
-EXPOSURES = 200.0  # times that each token is seen, where nothing was measured: the release's PhoneBook epochs
-BEATEN = 10.0  # ΔAICc beyond which a rival is clearly the better description
-UNEVEN = 1.25  # ranks cost alike until their measured seconds differ by more than this factor
+_RATE = 0.01  # the release's learning rate (PAPER.md, section 2)
+_EXPOSURES = 200.0  # times that each token is seen, where nothing was measured: the release's PhoneBook epochs
+_BEATEN = 10.0  # ΔAICc beyond which a rival is clearly the better description
+_UNEVEN = 1.25  # ranks cost alike until their measured seconds differ by more than this factor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +175,7 @@ def _recipe(law: Law | None) -> Recipe:
     samples, steps, visits, rates = (
         {(r, n): x for r, n, x in _known(law, name)} for name in ("samples", "steps", "token_visits", "learning_rate")
     )
-    rate = rounded(float(np.exp(np.mean(np.log(list(rates.values())))))) if rates else RATE
+    rate = rounded(float(np.exp(np.mean(np.log(list(rates.values())))))) if rates else _RATE
     single = max(samples.values()) <= 1 if samples else None
     both = [key for key in steps if key in visits]
     fixed = len(set(steps.values())) == 1
@@ -193,7 +193,7 @@ def _cost(law: Law | None) -> Cost:
     """Seconds, where every cell of the law says how long it took; else token visits."""
     measured = _known(law, "token_visits")
     if not measured:
-        return Cost(unit="token visits", overhead=0.0, per_visit=1.0, visits=((1, EXPOSURES),), slope=1.0)
+        return Cost(unit="token visits", overhead=0.0, per_visit=1.0, visits=((1, _EXPOSURES),), slope=1.0)
     by_length: dict[int, list[float]] = {}
     for _, length, value in measured:
         by_length.setdefault(length, []).append(value)
@@ -212,7 +212,7 @@ def _cost(law: Law | None) -> Cost:
     off = np.log(took / cost.of(rank, lengths))
     factors = tuple((int(r), float(np.exp(off[rank == r].mean()))) for r in np.unique(rank))
     values = [factor for _, factor in factors]
-    return dataclasses.replace(cost, factors=factors) if max(values) > UNEVEN * min(values) else cost
+    return dataclasses.replace(cost, factors=factors) if max(values) > _UNEVEN * min(values) else cost
 
 
 def _assumptions(law: Law | None, truth: Truth, noise: Noise, cost: Cost) -> tuple[str, ...]:
@@ -230,13 +230,13 @@ def _assumptions(law: Law | None, truth: Truth, noise: Noise, cost: Cost) -> tup
     elif _known(law, "token_visits"):
         said.append("a run costs the token visits that the law's cells spent.")
     else:
-        said.append(f"a run costs its token visits, {EXPOSURES:g} exposures of each token.")
+        said.append(f"a run costs its token visits, {_EXPOSURES:g} exposures of each token.")
     if cost.factors:
         said.append(f"ranks cost differently, by a factor of {_range([factor for _, factor in cost.factors])}.")
     else:
         said.append("all ranks cost alike.")
     ahead = law.rivals.entries[0].delta_aicc if law is not None and law.rivals is not None else None
-    if ahead is not None and ahead > BEATEN:
+    if ahead is not None and ahead > _BEATEN:
         said.append("what the law misses is noise, although a rival describes the cells better by AICc.")
     if law is not None and law.flags.weakly_identified:
         said.append(

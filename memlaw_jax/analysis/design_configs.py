@@ -31,9 +31,8 @@ def configs(
     texts = {} if rates else {_PILOT: _pilot_text(design, model, task)}
     by_rank = {rank: design.recipe.learning_rate for rank in design.ranks} | dict(rates or {})
     if rates and (missing := [rank for rank in design.ranks if rank not in rates]):
-        raise UserError(
-            f"rates has no learning rate for rank {missing[0]}; give one for each of {', '.join(map(str, design.ranks))}"
-        )
+        listed = ", ".join(map(str, design.ranks))
+        raise UserError(f"rates has no learning rate for rank {missing[0]}; give one for each of {listed}")
     parts = _grids(design, by_rank)
     names = ["sweep.yaml"] if len(parts) == 1 else [f"sweep_{k}.yaml" for k in range(1, len(parts) + 1)]
     for k, (name, (ranks, lengths, rate)) in enumerate(zip(names, parts, strict=True), 1):

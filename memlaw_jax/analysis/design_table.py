@@ -23,10 +23,10 @@ from memlaw_jax.analysis.least_squares import FRAGILE, PARAMETERS, WIDE
 # Rivals are told apart by curvature and lack of fit, which a handful of cells cannot show.
 FEWEST_CELLS, FEWEST_LEVELS = 12, 3
 # Distance to the bounds of `weakly_identified`, since the fit of a sweep with noise sees other exponents than planned.
-DESIGN_MARGIN, NOISE_MARGIN = 0.9, 0.75
+DESIGN_MARGIN, _NOISE_MARGIN = 0.9, 0.75
 # A cell is a candidate when its predicted final loss is above ln 2 by two standard deviations of a single run.
-ABOVE_THRESHOLD = 2.0
-Z = float(stats.norm.ppf(0.975))
+_ABOVE_THRESHOLD = 2.0
+_Z = float(stats.norm.ppf(0.975))
 
 Pairs: TypeAlias = tuple[tuple[int, int], ...]  # (rank, length)
 
@@ -62,7 +62,7 @@ class Scores:
 
     def widths(self, seeds: float) -> Float[np.ndarray, "M 2"]:
         """Of the 95 % intervals on α and β, whether the set is fine or not."""
-        return 2 * Z * self.factor[:, None] * self.errors(seeds)
+        return 2 * _Z * self.factor[:, None] * self.errors(seeds)
 
     def least(self, seeds: float) -> Float[np.ndarray, " M"]:
         """α's width, inf where the set is not fine."""
@@ -123,10 +123,10 @@ class Table:
         with np.errstate(invalid="ignore", divide="ignore"):
             fine &= (0.01 * span[:, None] * plain <= DESIGN_MARGIN * FRAGILE * self.exponents).all(1)
             factor = inflation(count)
-            target = (wanted / (2 * Z * factor)) ** 2
+            target = (wanted / (2 * _Z * factor)) ** 2
             seeds = np.where(target > share[:, 0], per_seed[:, 0] / (target - share[:, 0]), np.inf)
             student = 2 * stats.t.ppf(0.975, np.maximum(count - PARAMETERS, 1))
-            loose = ((NOISE_MARGIN * WIDE * self.exponents) / (student[:, None] * plain)).min(1) ** 2
+            loose = ((_NOISE_MARGIN * WIDE * self.exponents) / (student[:, None] * plain)).min(1) ** 2
             shared_mean, own_mean = ((used @ weight) / np.maximum(count, 1) for weight in (self.shared, self.own))
             guard = np.where(loose > shared_mean, own_mean / (loose - shared_mean), np.inf)
         seeds = np.where(fine, np.maximum(seeds, guard), np.inf)
@@ -140,7 +140,7 @@ def candidates(on: Basis, ranks: tuple[int, ...], lengths: tuple[int, ...]) -> T
     rank, length = np.array(ranks, float)[i], np.array(lengths, float)[j]
     delta = truth.delta(rank, length)
     shared, own = noise.s_u**2 + (noise.m * delta / 2) ** 2, noise.s_e**2 + (noise.m * delta) ** 2
-    full = truth.before(length) - delta <= SATURATED + ABOVE_THRESHOLD * np.sqrt(shared + own)
+    full = truth.before(length) - delta <= SATURATED + _ABOVE_THRESHOLD * np.sqrt(shared + own)
     empty = (delta <= 0) & ~full
     kept = ~(full | empty)
     centre = [float(np.exp(np.log(x[kept] if kept.any() else x).mean())) for x in (rank, length)]

@@ -16,7 +16,8 @@ EXAMPLE = """example:
   memlaw demo --out runs/demo
 
 Trains adapters of several ranks to recall random token sequences of several lengths, with the base model that comes
-with the package, fits the law, draws the figures, and says what was found. It runs `memlaw sweep` and `memlaw fit`."""
+with the package, fits the law, draws the figures, writes the report, and says what was found. It runs `memlaw sweep`,
+`memlaw fit` and `memlaw report`."""
 
 CONFIG = Path(__file__).with_name("demo.yaml")
 
@@ -29,7 +30,7 @@ def arguments(command: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Runs the demo; returns the JSON result and the words for a person."""
     begun = time.perf_counter()
-    from memlaw_jax.analysis import fit_and_draw
+    from memlaw_jax.analysis import fit_and_draw, write_report
     from memlaw_jax.cli.config import read_config
     from memlaw_jax.models import load_base
     from memlaw_jax.paths import as_path
@@ -43,6 +44,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     log = Log(out, bar=not args.json)
     results = run_sweep(base, config, out, log)
     law, written, found = fit_and_draw([out], out / "law")
+    _, page, _ = write_report([out], out / "report.html")
     seconds = round(time.perf_counter() - begun, 1)
     frame = results.frame()
     recalled = frame[frame["exact_match"] == 1.0]
@@ -51,12 +53,14 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         found,
         _recalled(longest),
         f"\nTook {seconds:.0f} s, {log.new} of {len(frame)} adapters trained now. Files:",
+        f"  {page}",
         f"  {out / 'results.jsonl'}",
     ]
     result = law_json(law) | {
         "seconds": seconds,
         "new": log.new,
         "out": str(out),
+        "report": str(page),
         "files": [str(path) for path in written],
     }
     return result, "\n".join(words + [f"  {path}" for path in written])

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if learned:
         words += [f"Figure:  {path}" for path in draw_sweep(frame, out) if path.suffix == ".png"]
     if frame["rank"].nunique() > 1 and frame["length"].nunique() > 1:  # a law needs both
-        words.append(f"Next:    memlaw fit {out}")
+        words.append(f"Next:    memlaw report {out}")
     return result, "\n".join(words)
 
 

@@ -1,6 +1,6 @@
 """Memorisation tasks: what an adapter is asked to remember, as token ids with an exact answer mask."""
 
-from memlaw_jax.tasks.base import HasHeldout, Task, make_task
+from memlaw_jax.tasks.base import HasHeldout, HasSource, Task, make_task
 from memlaw_jax.tasks.chat import DEFAULT_SYSTEM
 from memlaw_jax.tasks.encoding import Encoded, Encoder, Sample, encode_prompt, encode_records, pad
 from memlaw_jax.tasks.linear_rule import LinearRule
@@ -14,6 +14,7 @@ __all__ = [
     "Encoded",
     "Encoder",
     "HasHeldout",
+    "HasSource",
     "LinearRule",
     "LongContext",
     "PhoneBook",

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Task(Protocol):
     """Something to memorise, at any length.
 
-    A task whose unseen samples follow the same rule offers them as `HasHeldout` says.
+    A task whose unseen samples follow the same rule offers them as `HasHeldout` says; one that drew its answers itself
+    says of how many they are one, as `HasSource` says.
     """
 
     @property
@@ -45,6 +46,18 @@ class HasHeldout(Protocol):
 
     def heldout_samples(self, tokenizer: PreTrainedTokenizerBase, *, max_length: int | None = None) -> list[Sample]:
         """Samples that `Task.samples` returns at no length; perhaps none, where the settings ask for none."""
+        ...
+
+
+@runtime_checkable
+class HasSource(Protocol):
+    """What a task has besides if it knows the process that drew its answers: ask `isinstance(task, HasSource)`."""
+
+    def source_bits(self, tokenizer: PreTrainedTokenizerBase, length: int, samples: int) -> float | None:
+        """Entropy in bits of the counted answer tokens, `length` of them over so many samples, given the prompts.
+
+        None where these settings leave it unknown, as for a text.
+        """
         ...
 
 

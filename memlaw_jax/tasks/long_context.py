@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -86,6 +87,10 @@ class LongContext:
                 f"{max_length}; ask for at most {max(0, max_length - len(prompt))}."
             )
         return [Sample(key=self.name, prompt=prompt, answer=answer)]
+
+    def source_bits(self, tokenizer: PreTrainedTokenizerBase, length: int, samples: int) -> float | None:
+        """Of tokens that are all drawn at random; None at other ratios, for nobody knows the entropy of the text."""
+        return length * math.log2(len(ordinary_ids(tokenizer))) if self.ratio == 1 else None
 
     def _target(self, tokenizer: PreTrainedTokenizerBase, length: int | None) -> list[int]:
         """The first `length` target tokens, at no more work than they need."""

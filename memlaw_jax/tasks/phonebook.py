@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from functools import cached_property
@@ -88,6 +89,10 @@ class PhoneBook:
         encoder = Encoder(tokenizer, system=self.system, max_length=max_length)
         records = _entries(self.seed) if self._fixed is None else self._fixed
         return samples_up_to(encoder, records, length, source=self.path or "the phone book")
+
+    def source_bits(self, tokenizer: PreTrainedTokenizerBase, length: int, samples: int) -> float | None:
+        """Of the numbers, each drawn from those not yet given away; None for a file's. Names are in the prompts."""
+        return None if self.path is not None else sum(math.log2(_NUMBERS - given) for given in range(samples))
 
 
 def _entries(seed: int) -> Iterator[Record]:

@@ -15,7 +15,7 @@ from memlaw_jax.mesh import MeshConfig
 from memlaw_jax.models import Base, LoraConfig
 from memlaw_jax.readout import recall
 from memlaw_jax.results import SCHEMA, cell_id, commit, versions
-from memlaw_jax.tasks import Encoded, HasHeldout, Sample, pad
+from memlaw_jax.tasks import Encoded, HasHeldout, HasSource, Sample, pad
 from memlaw_jax.training.cell import Cell, Outcome
 from memlaw_jax.training.checkpoint import Checkpoints
 from memlaw_jax.training.frozen import Frozen
@@ -49,6 +49,7 @@ class Grid:
         self.dataset = self.task.fingerprint(base.tokenizer)
         self.encoded = {length: self._encode(length) for length in config.lengths}
         self.heldout = self._heldout()
+        self.source_bits = {length: self._source_bits(encoded) for length, encoded in self.encoded.items()}
         self.identity = {
             "model": base.fingerprint,
             "dtype": base.dtype,
@@ -127,6 +128,7 @@ class Grid:
             report = recall(base, adapter, self.heldout)
             record["heldout"] = {
                 "samples": len(report.keys),
+                "length": int(report.mask.sum()),
                 "loss": report.loss,
                 "token_accuracy": report.token_accuracy,
                 "exact_match": report.exact_match,
@@ -154,6 +156,7 @@ class Grid:
             "effective_parameters": cell.lora.effective_parameters(self.base.config),
             "length": int(final.mask.sum()),
             "samples": len(final.keys),
+            "source_bits": self.source_bits[planned.length],
             "vocab_size": self.base.config.vocab_size,
             "seed": cell.seed,
             "learning_rate": cell.learning_rate,
@@ -239,6 +242,11 @@ class Grid:
         if not isinstance(self.task, HasHeldout):
             return []
         return self.task.heldout_samples(self.base.tokenizer, max_length=self.base.config.max_positions)
+
+    def _source_bits(self, encoded: Encoded) -> float | None:
+        if not isinstance(self.task, HasSource):
+            return None
+        return self.task.source_bits(self.base.tokenizer, encoded.answer_tokens, len(encoded.keys))
 
     def _lora_identity(self) -> dict[str, Any]:
         lora = self.config.lora

@@ -158,6 +158,9 @@ def test_what_the_record_says_of_its_source_goes_before_what_its_task_lets_guess
     assert capacity(silent, ratio=1.0).notes == () and capacity(silent, ratio=0.2).measure == "gain"
     # A base that beats ln V reads text.
     assert capacity(silent.assign(loss_initial=7.0)).measure == "gain"
+    book_of_a_file = book(GRID, task="phonebook", samples=3)
+    assert capacity(book_of_a_file).measure == "stored"
+    assert capacity(book_of_a_file.assign(source_bits=None)).measure == "gain"
     partly = capacity(silent.assign(source_bits=np.where(silent["rank"] == 1, 500.0, np.nan)))
     assert partly.measure == "stored" and any("3 of 5 cells" in note for note in partly.notes)
 

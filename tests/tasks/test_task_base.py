@@ -9,7 +9,7 @@ import pytest
 
 import memlaw_jax.tasks
 from memlaw_jax.errors import UserError
-from memlaw_jax.tasks import LongContext, PhoneBook, RecordsTask, make_task
+from memlaw_jax.tasks import HasSource, LinearRule, LongContext, PhoneBook, RecordsTask, make_task
 
 
 def test_a_config_makes_the_task_it_names():
@@ -52,6 +52,12 @@ def test_a_wrong_config_is_one_sentence(spec: object, says: str):
     assert says in str(error.value)
     assert "value error" not in str(error.value)  # pydantic's wrapping of our own sentences
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_task_tells_whether_it_knows_its_source():
+    assert isinstance(PhoneBook(), HasSource) and isinstance(make_task({"kind": "long_context"}), HasSource)
+    for task in (LinearRule(), RecordsTask(records=[("a", "1")])):
+        assert not isinstance(task, HasSource)
 
 
 def test_tasks_are_frozen_and_keyword_only():

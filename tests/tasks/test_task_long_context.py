@@ -61,6 +61,16 @@ def test_r100_needs_no_text_and_has_the_papers_length(plain: PreTrainedTokenizer
     assert np.abs(counts - expected).max() < 6 * math.sqrt(expected)
 
 
+def test_the_source_of_random_tokens_is_as_uncertain_as_they_are_many(bytes_chat: PreTrainedTokenizerFast, text: str):
+    task = LongContext()
+    (sample,) = task.samples(bytes_chat, 50)
+    # 256 bytes to choose from: eight bits a token. Nothing that is trained goes uncounted.
+    assert task.source_bits(bytes_chat, len(sample.answer), 1) == 8 * 50 and not sample.suffix
+    assert LongContext(text=text).source_bits(bytes_chat, 50, 1) == 8 * 50  # at ratio 1 no token of it is left
+    for ratio in (0.0, 0.2, 0.99):
+        assert LongContext(ratio=ratio, text=text).source_bits(bytes_chat, 50, 1) is None
+
+
 def test_the_random_tokens_of_a_seed_never_change():
     # Stored results refer to them by seed.
     assert random_tokens(range(1000), 5, seed=0) == GOLDEN

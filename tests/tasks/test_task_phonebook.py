@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -58,6 +59,21 @@ def test_the_book_of_a_seed_never_changes():
         ("Joseph Jimenez:", "9085839703"),
         ("Danielle Duncan:", "8150575613"),
     ]
+
+
+def test_the_source_of_a_book_is_as_uncertain_as_there_are_books(
+    tmp_path: Path, plain: PreTrainedTokenizerFast, chat: PreTrainedTokenizerFast
+):
+    """Counted in whole numbers: so many ordered choices of different numbers from 6,000,000,000 to 9,999,999,999."""
+    for records in (1, 2, 40):
+        for book in (PhoneBook(), PhoneBook(records=records)):
+            for tokenizer in (plain, chat):  # whatever ends a turn is trained and not counted
+                samples = book.samples(tokenizer, 10 * records)
+                assert len(samples) == records and all(len(sample.answer) == 10 for sample in samples)
+                bits = book.source_bits(tokenizer, total(samples), len(samples))
+                assert bits == pytest.approx(math.log2(math.perm(4 * 10**9, records)), rel=1e-14)
+    write_records(tmp_path / "book.jsonl", generate_phonebook(2, 0))
+    assert PhoneBook(path=tmp_path / "book.jsonl").source_bits(plain, 20, 2) is None
 
 
 @pytest.mark.parametrize("records", [0, -1, MAX_RECORDS + 1])
