@@ -14,7 +14,7 @@ from memlaw_jax.errors import Preempted, UserError
 from memlaw_jax.version import __version__
 
 if TYPE_CHECKING:
-    from memlaw_jax.analysis import Law, fit_law
+    from memlaw_jax.analysis import Law, fit_law, plan
     from memlaw_jax.interop import from_peft, to_peft
     from memlaw_jax.mesh import MeshConfig
     from memlaw_jax.models import Adapter, Base, LoraConfig, load_adapter, load_base
@@ -48,6 +48,7 @@ _HOMES = {
     "from_peft": "interop",
     "load_adapter": "models",
     "load_base": "models",
+    "plan": "analysis",
     "read_records": "tasks",
     "recall": "readout",
     "sweep": "training",

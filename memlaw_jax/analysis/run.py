@@ -11,15 +11,15 @@ import pandas as pd
 from etils import epath
 
 from memlaw_jax.analysis import files
-from memlaw_jax.analysis.compare import Comparison, compare
-from memlaw_jax.analysis.compare_words import describe_comparison
-from memlaw_jax.analysis.fit import fit_law
+from memlaw_jax.analysis.comparison.compare import Comparison, compare
+from memlaw_jax.analysis.comparison.compare_words import describe_comparison
 from memlaw_jax.analysis.frame import Source, read_frame
-from memlaw_jax.analysis.law import Law
-from memlaw_jax.analysis.microscope import Microscope, microscope
-from memlaw_jax.analysis.microscope_words import describe_microscope
-from memlaw_jax.analysis.tokens import read_tokens
-from memlaw_jax.analysis.words import describe
+from memlaw_jax.analysis.law.fit import fit_law
+from memlaw_jax.analysis.law.law import Law
+from memlaw_jax.analysis.law.words import describe
+from memlaw_jax.analysis.tokens.microscope import Microscope, microscope
+from memlaw_jax.analysis.tokens.tokens import read_tokens
+from memlaw_jax.analysis.tokens.words import describe_microscope
 
 
 def fit_and_draw(

@@ -43,9 +43,9 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _plan(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    from memlaw_jax.analysis.law import Law
-    from memlaw_jax.analysis.plan import plan
-    from memlaw_jax.analysis.plan_words import describe_plan
+    from memlaw_jax.analysis.law.law import Law
+    from memlaw_jax.analysis.planning.plan import plan
+    from memlaw_jax.analysis.planning.plan_words import describe_plan
 
     wanted = {} if args.recall is None else {"recall": args.recall}
     found = plan(Law.load(args.law), tokens=args.tokens, **wanted)
@@ -54,9 +54,9 @@ def _plan(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 def _design(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from memlaw_jax.analysis import files
-    from memlaw_jax.analysis.design import design_sweep
-    from memlaw_jax.analysis.design_words import describe_design
-    from memlaw_jax.analysis.law import Law
+    from memlaw_jax.analysis.law.law import Law
+    from memlaw_jax.analysis.planning.design import design_sweep
+    from memlaw_jax.analysis.planning.design_words import describe_design
 
     seeds = {} if args.max_seeds is None else {"max_seeds": args.max_seeds}
     law = None if args.law is None else Law.load(args.law)

@@ -10,9 +10,9 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from memlaw_jax.analysis import Law, fit_law
-from memlaw_jax.analysis.bootstrap import cell_bootstrap
 from memlaw_jax.analysis.cells import gather
-from memlaw_jax.analysis.problem import of_cells
+from memlaw_jax.analysis.law.bootstrap import cell_bootstrap
+from memlaw_jax.analysis.law.problem import of_cells
 
 from .simulate import BASE, Design, simulate
 

@@ -9,9 +9,10 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import norm
 
-from memlaw_jax.analysis import censored, fit_law
+from memlaw_jax.analysis import fit_law
 from memlaw_jax.analysis.cells import SATURATED
-from memlaw_jax.analysis.problem import of_runs
+from memlaw_jax.analysis.law import censored
+from memlaw_jax.analysis.law.problem import of_runs
 from memlaw_jax.errors import UserError
 
 from .simulate import BASE, NOISY, simulate
@@ -28,7 +29,7 @@ def negative(p, runs):
 @pytest.mark.parametrize("s", range(5))
 def test_no_start_of_scipy_finds_more(s):
     runs = of_runs(simulate(NOISY, s), "tobit", 8.0, 8000.0).runs
-    found, theta, likelihood = censored.solve(runs, np.ones((1, len(runs.y))))
+    found, _, likelihood = censored.solve(runs, np.ones((1, len(runs.y))))
     assert found.converged[0] and runs.saturated.any()
     ours = (found.alpha[0], found.beta[0], found.scale[0], found.offset[0], np.log(found.sigma[0]))
     constant = 0.5 * np.log(2 * np.pi) * (~runs.saturated).sum()  # which ours leaves out
@@ -70,7 +71,7 @@ def test_saturated_runs_are_told_and_counted():
 
 def test_replicates_from_the_full_solution_reach_the_cold_ones():
     problem = of_runs(simulate(NOISY, 1), "tobit", 8.0, 8000.0)
-    found, theta, _ = censored.solve(problem.runs, problem.weight[None])
+    _, theta, _ = censored.solve(problem.runs, problem.weight[None])
     times = np.random.default_rng(0).multinomial(56, np.full(56, 1 / 56), size=8)
     warm = dataclasses.replace(problem, warm=tuple(theta[0])).solve(times)
     cold = [censored.solve(problem.runs, (row[problem.cell] * problem.weight)[None])[0] for row in times]

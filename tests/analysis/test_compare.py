@@ -14,11 +14,11 @@ from scipy import stats
 
 from memlaw_jax.analysis import compare, compare_and_draw, fit_law
 from memlaw_jax.analysis.cells import gather
-from memlaw_jax.analysis.compare import summary
-from memlaw_jax.analysis.compare_words import describe_comparison, table, verdict
-from memlaw_jax.analysis.contrast import contrast
-from memlaw_jax.analysis.least_squares import fit_cells
-from memlaw_jax.analysis.spread import difference_interval
+from memlaw_jax.analysis.comparison.compare import summary
+from memlaw_jax.analysis.comparison.compare_words import describe_comparison, table, verdict
+from memlaw_jax.analysis.comparison.contrast import contrast
+from memlaw_jax.analysis.comparison.spread import difference_interval
+from memlaw_jax.analysis.law.least_squares import fit_cells
 from memlaw_jax.errors import UserError
 
 from .simulate import BASE, simulate

@@ -11,14 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memlaw_jax.analysis import fit_law, varpro
+from memlaw_jax.analysis import fit_law
 from memlaw_jax.analysis.cells import SATURATED, Cells
-from memlaw_jax.analysis.design import design_sweep
-from memlaw_jax.analysis.design_basis import DEFAULT_NOISE
-from memlaw_jax.analysis.design_pilot import pilot_rates
-from memlaw_jax.analysis.design_table import DESIGN_MARGIN, FEWEST_CELLS, FEWEST_LEVELS, inflation
-from memlaw_jax.analysis.design_words import describe_design
-from memlaw_jax.analysis.least_squares import FRAGILE, fit_cells, weakly_identified
+from memlaw_jax.analysis.law import varpro
+from memlaw_jax.analysis.law.least_squares import FRAGILE, fit_cells, weakly_identified
+from memlaw_jax.analysis.planning.design import design_sweep
+from memlaw_jax.analysis.planning.design_basis import DEFAULT_NOISE
+from memlaw_jax.analysis.planning.design_pilot import pilot_rates
+from memlaw_jax.analysis.planning.design_table import DESIGN_MARGIN, FEWEST_CELLS, FEWEST_LEVELS, inflation
+from memlaw_jax.analysis.planning.design_words import describe_design
 from memlaw_jax.errors import UserError
 
 from .simulate import BASE, LONG, NOISY, simulate

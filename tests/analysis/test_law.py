@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 
 from memlaw_jax.analysis import Law, describe, fit_law
-from memlaw_jax.analysis.bootstrap import cell_bootstrap
 from memlaw_jax.analysis.cells import gather
-from memlaw_jax.analysis.least_squares import fit_cells
-from memlaw_jax.analysis.problem import of_cells
-from memlaw_jax.analysis.varpro import solve
+from memlaw_jax.analysis.law.bootstrap import cell_bootstrap
+from memlaw_jax.analysis.law.least_squares import fit_cells
+from memlaw_jax.analysis.law.problem import of_cells
+from memlaw_jax.analysis.law.varpro import solve
 from memlaw_jax.errors import UserError
 
 from .simulate import BASE, NARROW, NOISY, simulate

@@ -19,9 +19,9 @@ from memlaw_jax.analysis import (
     draw_methods,
     methods_table,
 )
+from memlaw_jax.analysis.comparison.methods import t_interval
+from memlaw_jax.analysis.comparison.methods_words import notes, overall_verdict, regimes, verdict
 from memlaw_jax.analysis.figures import save
-from memlaw_jax.analysis.methods import t_interval
-from memlaw_jax.analysis.methods_words import notes, overall_verdict, regimes, verdict
 from memlaw_jax.errors import UserError
 
 # {method: {rank: exact match of seeds 0, 1, 2}}; nobody is in transition at ranks 2 and 32.

@@ -12,9 +12,9 @@ import pytest
 from scipy import stats
 
 from memlaw_jax.analysis import describe_microscope, microscope, read_tokens
-from memlaw_jax.analysis.phase import wilson
-from memlaw_jax.analysis.spearman import spearman
-from memlaw_jax.analysis.stubborn import visible
+from memlaw_jax.analysis.tokens.phase import wilson
+from memlaw_jax.analysis.tokens.spearman import spearman
+from memlaw_jax.analysis.tokens.stubborn import visible
 from memlaw_jax.errors import UserError
 
 from .simulate_tokens import run_arrays, simulated_sweep, write_folder

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from memlaw_jax.analysis import fit_law
-from memlaw_jax.analysis.plan import plan
-from memlaw_jax.analysis.plan_reach import reach
-from memlaw_jax.analysis.plan_words import describe_plan
+from memlaw_jax.analysis.planning.plan import plan
+from memlaw_jax.analysis.planning.plan_reach import reach
+from memlaw_jax.analysis.planning.plan_words import describe_plan
 from memlaw_jax.errors import UserError
 
 from .simulate import BASE

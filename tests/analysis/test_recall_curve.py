@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
-from memlaw_jax.analysis.recall_curve import dispersion, firth, fit_curve, headroom_for
+from memlaw_jax.analysis.planning.recall_curve import dispersion, firth, fit_curve, headroom_for
 
 
 def penalised(x, share, trials):

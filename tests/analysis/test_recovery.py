@@ -10,9 +10,9 @@ from scipy.optimize import curve_fit, least_squares
 
 from memlaw_jax.analysis import fit_law
 from memlaw_jax.analysis.cells import gather
-from memlaw_jax.analysis.filters import select
-from memlaw_jax.analysis.least_squares import fit_cells, weakly_identified
-from memlaw_jax.analysis.varpro import BOUNDS, GRID, solve
+from memlaw_jax.analysis.law.filters import select
+from memlaw_jax.analysis.law.least_squares import fit_cells, weakly_identified
+from memlaw_jax.analysis.law.varpro import BOUNDS, GRID, solve
 
 from .simulate import BASE, LONG, NARROW, NOISY, simulate
 

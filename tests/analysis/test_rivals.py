@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares, nnls
 
-from memlaw_jax.analysis import rivals as module
 from memlaw_jax.analysis.cells import Cells, gather
-from memlaw_jax.analysis.filters import select
-from memlaw_jax.analysis.least_squares import fit_cells, quality
-from memlaw_jax.analysis.rival_fits import solve
-from memlaw_jax.analysis.rival_forms import FORMS, LAW
-from memlaw_jax.analysis.rivals import Rivals, compare_rivals
+from memlaw_jax.analysis.law import rivals as module
+from memlaw_jax.analysis.law.filters import select
+from memlaw_jax.analysis.law.least_squares import fit_cells, quality
+from memlaw_jax.analysis.law.rival_fits import solve
+from memlaw_jax.analysis.law.rival_forms import FORMS, LAW
+from memlaw_jax.analysis.law.rivals import Rivals, compare_rivals
 
 from .simulate import BASE, LONG, NARROW, Design, simulate
 

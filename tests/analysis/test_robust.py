@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
-from memlaw_jax.analysis import fit_law, robust, varpro
-from memlaw_jax.analysis.outliers import outliers_suspected
+from memlaw_jax.analysis import fit_law
+from memlaw_jax.analysis.law import robust, varpro
+from memlaw_jax.analysis.law.outliers import outliers_suspected
 
 from .simulate import BASE, NOISY, OUTLIERS, simulate
 
@@ -24,7 +25,7 @@ def residual(found, u, v, y):
 @pytest.mark.parametrize("design", [BASE.but(initial=100.0), OUTLIERS.but(initial=100.0)], ids=["base", "outliers"])
 @pytest.mark.parametrize("s", range(4))
 def test_it_solves_hubers_equations(design, s):
-    """Σ ψ(residual) · derivative = 0 for each parameter, the weights those of one robust scale of the same residuals."""
+    """Σ ψ(residual) · derivative = 0 for each parameter, with the robust scale of the same residuals."""
     u, v, y = rows(simulate(design, s))
     found, weights = robust.solve(u, v, y, np.ones((1, len(y))))
     miss = residual(found, u, v, y)
@@ -108,6 +109,6 @@ def test_suspicion_does_not_depend_on_units():
 
 def _estimate(frame):
     from memlaw_jax.analysis.cells import gather
-    from memlaw_jax.analysis.least_squares import fit_cells
+    from memlaw_jax.analysis.law.least_squares import fit_cells
 
     return fit_cells(gather(frame))

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from memlaw_jax.analysis import Law, fit_and_draw, fit_law, read_frame
-from memlaw_jax.analysis.microscope import microscope
-from memlaw_jax.analysis.tokens import read_tokens
+from memlaw_jax.analysis.tokens.microscope import microscope
+from memlaw_jax.analysis.tokens.tokens import read_tokens
 from memlaw_jax.errors import UserError
 from memlaw_jax.models import Base, LoraConfig, load_adapter
 from memlaw_jax.paths import as_path

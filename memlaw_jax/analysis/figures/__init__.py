@@ -27,7 +27,7 @@ from memlaw_jax.analysis.figures.residuals import draw_residuals
 from memlaw_jax.analysis.figures.rivals import draw_rivals
 from memlaw_jax.analysis.figures.style import save
 from memlaw_jax.analysis.frame import Source, read_frame
-from memlaw_jax.analysis.law import Law
+from memlaw_jax.analysis.law.law import Law
 
 __all__ = [
     "draw_agreement",

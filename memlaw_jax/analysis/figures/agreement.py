@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from memlaw_jax.analysis.cells import SATURATED, gather
 from memlaw_jax.analysis.figures import style
-from memlaw_jax.analysis.law import Law
+from memlaw_jax.analysis.law.law import Law
 
 
 def draw_agreement(frame: pd.DataFrame, law: Law) -> Figure:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from memlaw_jax.analysis.capacity import ALLEN_ZHU, MORRIS, Capacity
+from memlaw_jax.analysis.capacity.capacity import ALLEN_ZHU, MORRIS, Capacity
 from memlaw_jax.analysis.figures import style
 
 _Y = {"stored": "bits stored", "heldout": "excess bits over held-out items", "gain": "information gain, bits"}

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from memlaw_jax.analysis.cells import SATURATED
 from memlaw_jax.analysis.figures import style
-from memlaw_jax.analysis.law import Law
+from memlaw_jax.analysis.law.law import Law
 
 _DEEPEST = 0.5  # how far below zero the axis may go, in ceilings
 

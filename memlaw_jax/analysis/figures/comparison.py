@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from memlaw_jax.analysis.compare import Comparison, LawPair, Overall
-from memlaw_jax.analysis.compare_words import signed
+from memlaw_jax.analysis.comparison.compare import Comparison, LawPair, Overall
+from memlaw_jax.analysis.comparison.compare_words import signed
 from memlaw_jax.analysis.figures import style
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")

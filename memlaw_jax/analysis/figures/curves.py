@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from memlaw_jax.analysis.cells import SATURATED, Cells, gather
 from memlaw_jax.analysis.figures import style
-from memlaw_jax.analysis.law import Law
+from memlaw_jax.analysis.law.law import Law
 
 
 def draw_curves(frame: pd.DataFrame, law: Law, ln_vocab: float | None = None) -> Figure:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from memlaw_jax.analysis.figures import style
 from memlaw_jax.analysis.figures.heat import METRICS, Grid, Metric, draw_grid, legend
-from memlaw_jax.analysis.microscope import Microscope
+from memlaw_jax.analysis.tokens.microscope import Microscope
 
 
 def _share(column: str, title: str, unit: str) -> Metric:

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from memlaw_jax.analysis.cells import SATURATED
 from memlaw_jax.analysis.figures import style
-from memlaw_jax.analysis.law import Law
+from memlaw_jax.analysis.law.law import Law
 
 REACH = 4.0  # how far beyond the measured ranks and lengths, as a factor
 _LINES = 3

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from memlaw_jax.analysis.figures import style
 from memlaw_jax.analysis.figures.positions import panel_each
-from memlaw_jax.analysis.microscope import Microscope, Order
+from memlaw_jax.analysis.tokens.microscope import Microscope, Order
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _CROWD = 120  # dots of one place

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator, PercentFormatter
 
+from memlaw_jax.analysis.comparison.methods import Methods
+from memlaw_jax.analysis.comparison.methods_pairs import MEASURES, Measure
 from memlaw_jax.analysis.figures import style
-from memlaw_jax.analysis.methods import Methods
-from memlaw_jax.analysis.methods_pairs import MEASURES, Measure
 
 _METHODS = {
     "sft": ("#656d76", "o"),

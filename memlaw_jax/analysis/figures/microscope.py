@@ -15,8 +15,8 @@ from memlaw_jax.analysis.figures.failing import draw_failures, draw_order
 from memlaw_jax.analysis.figures.positions import draw_positions
 from memlaw_jax.analysis.figures.recall_vs_p import draw_recall_vs_p
 from memlaw_jax.analysis.frame import Source
-from memlaw_jax.analysis.microscope import Microscope, microscope
-from memlaw_jax.analysis.tokens import Tokens, read_tokens
+from memlaw_jax.analysis.tokens.microscope import Microscope, microscope
+from memlaw_jax.analysis.tokens.tokens import Tokens, read_tokens
 
 
 def draw_microscope(

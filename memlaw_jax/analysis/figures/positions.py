@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from memlaw_jax.analysis.figures import style
-from memlaw_jax.analysis.tokens import Tokens
+from memlaw_jax.analysis.tokens.tokens import Tokens
 
 COLUMNS = 4
 _SHORT = 40  # positions up to which every one gets a marker of its own
@@ -46,8 +46,8 @@ def draw_positions(tokens: Tokens, method: str, length: int | None = None, thres
             axes.set_ylim(-0.03, 1.03)
             style.grid(axes)
         what = "1 sample" if single else f"{table.groupby('run')['sample'].nunique().max()} samples"
-        made.suptitle(f"Probability of each token: {style.plain(method)}, {length} answer tokens, {what}", x=0.012, ha="left",
-                      fontsize=12.5)  # fmt: skip
+        title = f"Probability of each token: {style.plain(method)}, {length} answer tokens, {what}"
+        made.suptitle(title, x=0.012, ha="left", fontsize=12.5)
         _legend(made, single, threshold, narrow=len(panels) < 3)
     return made
 

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from memlaw_jax.analysis.figures import style
-from memlaw_jax.analysis.law import Law
+from memlaw_jax.analysis.law.law import Law
 
 _SIGNS = {"alpha": "α", "beta": "β", "b": "b  (nats)"}
 _HEIGHT = 2.6  # of the axis, in thresholds

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
 from memlaw_jax.analysis.figures import style
-from memlaw_jax.analysis.microscope import Microscope
-from memlaw_jax.analysis.phase import HALF, HalfCheck
+from memlaw_jax.analysis.tokens.microscope import Microscope
+from memlaw_jax.analysis.tokens.phase import HALF, HalfCheck
 
 _COLOURS = (style.INK, "#0969da", "#8250df", "#1a7f37")
 

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from memlaw_jax.analysis.figures import style
-from memlaw_jax.analysis.law import Law
+from memlaw_jax.analysis.law.law import Law
 
 NONE_LEFT = 10.0  # ΔAICc above which a form has next to no support beside the best
 HELD_OUT = {

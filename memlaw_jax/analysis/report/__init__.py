@@ -15,9 +15,9 @@ from etils import epath
 from markupsafe import Markup
 
 from memlaw_jax.analysis import files
-from memlaw_jax.analysis.fit import fit_law
 from memlaw_jax.analysis.frame import Source, read_frame
-from memlaw_jax.analysis.law import Law
+from memlaw_jax.analysis.law.fit import fit_law
+from memlaw_jax.analysis.law.law import Law
 from memlaw_jax.analysis.run import uniform_loss
 from memlaw_jax.errors import UserError
 from memlaw_jax.paths import as_path

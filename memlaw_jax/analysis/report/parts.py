@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from memlaw_jax.analysis.comparison.methods import compare_methods
+from memlaw_jax.analysis.comparison.methods_words import describe_methods
 from memlaw_jax.analysis.figures.agreement import draw_agreement
 from memlaw_jax.analysis.figures.collapse import draw_collapse
 from memlaw_jax.analysis.figures.curves import draw_curves
@@ -23,17 +25,15 @@ from memlaw_jax.analysis.figures.profiles import draw_profiles
 from memlaw_jax.analysis.figures.recall_vs_p import draw_recall_vs_p
 from memlaw_jax.analysis.figures.residuals import draw_residuals
 from memlaw_jax.analysis.figures.rivals import draw_rivals
-from memlaw_jax.analysis.law import Law
-from memlaw_jax.analysis.methods import compare_methods
-from memlaw_jax.analysis.methods_words import describe_methods
-from memlaw_jax.analysis.microscope import microscope
-from memlaw_jax.analysis.microscope_words import describe_microscope
+from memlaw_jax.analysis.law.law import Law
+from memlaw_jax.analysis.law.words import describe
 from memlaw_jax.analysis.report import tables
 from memlaw_jax.analysis.report.captions import FIGURES
 from memlaw_jax.analysis.report.pictures import Picture, Pictures
 from memlaw_jax.analysis.report.tables import Table
-from memlaw_jax.analysis.tokens import read_tokens
-from memlaw_jax.analysis.words import describe
+from memlaw_jax.analysis.tokens.microscope import microscope
+from memlaw_jax.analysis.tokens.tokens import read_tokens
+from memlaw_jax.analysis.tokens.words import describe_microscope
 from memlaw_jax.errors import UserError
 
 _WARNING = "Warning: "
@@ -153,13 +153,13 @@ def rivalry(law: Law, pictures: Pictures, id_: str) -> Part | None:
 
 def capacity(law: Law, pictures: Pictures, frame: pd.DataFrame, id_: str) -> Part:
     """Bits and tokens that the adapters hold."""
-    from memlaw_jax.analysis.capacity import capacity as measure
-    from memlaw_jax.analysis.capacity_words import describe_capacity
+    from memlaw_jax.analysis.capacity.capacity import measure_capacity
+    from memlaw_jax.analysis.capacity.words import describe_capacity
     from memlaw_jax.analysis.figures.capacity import draw_capacity
 
     head: dict[str, Any] = {"id": f"{id_}capacity", "title": "Capacity"}
     try:
-        found = measure(frame, law)
+        found = measure_capacity(frame, law)
     except UserError as problem:
         return Part(**head, words=(f"Capacity could not be measured: {sentence(problem)}",))
     words, cautions = split(describe_capacity(found))

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from memlaw_jax.analysis.card import fit_card
-from memlaw_jax.analysis.law import Law
+from memlaw_jax.analysis.law.card import fit_card
+from memlaw_jax.analysis.law.law import Law
 
 SIGNS = {"alpha": "α", "beta": "β", "b": "b (nats)", "c_ref": "C_ref (nats)", "C": "C (nats)"}
 HELD_OUT = {

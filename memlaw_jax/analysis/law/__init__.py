@@ -1,0 +1,7 @@
+"""The memory law: which cells, which loss, how sure, and what its rivals make of the same cells."""
+
+from memlaw_jax.analysis.law.fit import fit_law
+from memlaw_jax.analysis.law.law import CellFit, Flags, Law
+from memlaw_jax.analysis.law.words import describe
+
+__all__ = ["CellFit", "Flags", "Law", "describe", "fit_law"]
