@@ -174,6 +174,14 @@ def test_words_name_the_numbers(law):
     assert "no intervals" in describe(fit_law(simulate(BASE, 0), bootstrap=0))
 
 
+def test_a_test_that_the_resamples_do_not_bear_out_is_said_to_be_doubtful(law):
+    """The F test takes the noise for even over the cells, the bootstrap does not."""
+    test = next(test for test in law.tests if test.name == "b = 0")
+    assert "that b is zero is refuted (p" in describe(law)
+    away = dataclasses.replace(law.draws, b=tuple(x - law.b for x in law.draws.b))
+    assert test.p < 0.05 and "so perhaps not" in describe(dataclasses.replace(law, draws=away))
+
+
 def test_quality_on_cell_means_and_the_seeds_spread():
     frame = simulate(BASE, 2)
     law = fit_law(frame, bootstrap=0)

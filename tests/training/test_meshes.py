@@ -14,7 +14,7 @@ from models import tiny
 TOLERANCE = 2e-5
 
 
-@pytest.fixture(scope="module", params=["whole mlp", "picked q_proj,down_proj"])
+@pytest.fixture(scope="module", params=["whole mlp", pytest.param("picked q_proj,down_proj", marks=pytest.mark.slow)])
 def found(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,

@@ -191,7 +191,8 @@ def test_a_process_that_is_killed_takes_no_finished_cell_along(sweeps: Made, who
         assert some.records()[cell] == record
 
 
-@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
 def test_stopped_by_sigterm_the_same_command_goes_on(sweeps: Made, whole: Sweeps, processes: int) -> None:
     """Twice, at one process of them; every bit is that of a run which was never stopped."""
     devices, some = 8 // processes, sweeps("some")
