@@ -19,6 +19,9 @@ from memlaw_jax.paths import as_path, is_local, reading
 
 _SIZES, _LOSSES = ("rank", "length"), ("loss_initial", "loss_final")
 NEEDED = _SIZES + _LOSSES
+# Columns of what came out of a run; all others define it.
+_RESULTS = (*_LOSSES, "token_accuracy", "exact_match", "p_min", "fraction_above_half", "first_failure", "seconds",
+            "started", "stopped")  # fmt: skip
 Source: TypeAlias = str | os.PathLike[str] | pd.DataFrame
 _SUFFIXES = ".jsonl, .csv or .parquet"
 
@@ -114,8 +117,10 @@ def _read_csv(path: epath.Path) -> tuple[pd.DataFrame, list[str]]:
     try:
         # Blank lines are kept while reading so that a row's number is its line in the file; spreadsheets write a BOM.
         options: Any = {"skip_blank_lines": False, "skipinitialspace": True, "index_col": False}
-        frame = pd.read_csv(io.BytesIO(path.read_bytes()), encoding="utf-8-sig", **options)
-    except ValueError as problem:  # which pandas' parser errors and undecodable bytes are
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a line with more values than columns
+            frame = pd.read_csv(io.BytesIO(path.read_bytes()), encoding="utf-8-sig", **options)
+    except (ValueError, pd.errors.ParserWarning) as problem:  # ValueError: parser errors and undecodable bytes
         said = " ".join(str(problem).split())
         raise UserError(f"{path} is no CSV table ({said}); it needs a header line and a line a run") from problem
     where = [f"{path}, line {i + 2}" for i in range(len(frame))]
@@ -164,11 +169,16 @@ def _check_twice(frame: pd.DataFrame, places: list[str]) -> None:
     """The same run twice would count as two seeds and narrow every interval."""
     rows: dict[tuple[str, ...], int] = {}
     ids: dict[str, int] = {}
+    seeds: dict[tuple[str, ...], int] = {}
+    # What defines a run, as far as a table of others says: with a seed column two rows may not share it all.
+    defining = list(frame.drop(columns=[name for name in _RESULTS if name in frame.columns]).itertuples(index=False))
     names = frame["cell_id"] if "cell_id" in frame.columns else [None] * len(frame)
     for i, (row, name) in enumerate(zip(frame.itertuples(index=False), names, strict=True)):
         first, what = rows.setdefault(tuple(map(str, row)), i), "the same run"
         if first == i and isinstance(name, str):
             first, what = ids.setdefault(name, i), f"cell_id {name}"
+        if first == i and "seed" in frame.columns:
+            first, what = seeds.setdefault(tuple(map(str, defining[i])), i), "the same run with another result"
         if first != i:
             run = frame.iloc[i]
             raise UserError(

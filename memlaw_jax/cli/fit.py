@@ -19,7 +19,9 @@ RESULTS is a folder with results.jsonl, a CSV or Parquet file with the columns r
 def arguments(command: argparse.ArgumentParser) -> None:
     """Adds this command's arguments."""
     command.add_argument("results", metavar="RESULTS", nargs="+", help="results folders or files")
-    command.add_argument("--out", metavar="DIR", help="where law.json and the figures go (default: RESULTS/law)")
+    command.add_argument(
+        "--out", metavar="DIR", help="where law.json and the figures go (default: law, in the folder of RESULTS)"
+    )
     command.add_argument("--method", metavar="M", help="fit this method, where the results hold several")
     command.add_argument(
         "--filter",

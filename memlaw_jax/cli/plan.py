@@ -14,7 +14,7 @@ EXAMPLE = """examples:
   memlaw plan --law runs/demo/law --tokens 20000
   memlaw plan --law law.json --tokens 20000 --recall 0.9 --json
   memlaw plan --design --law law.json --width 0.1 --out runs/next
-  memlaw plan --design --width 0.1 --ranks 1,2,4,8,16 --lengths 1000,2000,4000,8000
+  memlaw plan --design --width 0.1 --ranks 1,2,4,8,16,32 --lengths 1000,4000,8000,16000,32000
 
 The law is a law.json of `memlaw fit`, or its folder; it holds the recall measured in every cell. Tokens are answer
 tokens, and recall is the share of samples that come back word for word. The plan says when it extrapolates."""
@@ -33,7 +33,7 @@ def arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--ranks", metavar="R,R", type=_whole_numbers, help="--design: ranks to choose among")
     command.add_argument("--lengths", metavar="N,N", type=_whole_numbers, help="--design: lengths to choose among")
     command.add_argument("--max-seeds", metavar="K", type=int, help="--design: most seeds a cell (default: 5)")
-    command.add_argument("--out", metavar="DIR", help="--design: write the configs for `memlaw sweep` here")
+    command.add_argument("--out", metavar="DIR", help="--design: folder for the configs that `memlaw sweep` takes")
 
 
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:

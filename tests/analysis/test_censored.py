@@ -66,7 +66,7 @@ def test_saturated_runs_are_told_and_counted():
     assert law.dropped and all("bound of ΔL" in cell.reason for cell in law.dropped)
     assert law.rivals and law.profiles and law.flags.converged
     for test in law.tests:
-        assert test.df[1] == 0 and 0 <= test.p <= 1
+        assert test.df[1] > 10 and 0 <= test.p <= 1  # cells, not runs
 
 
 def test_replicates_from_the_full_solution_reach_the_cold_ones():

@@ -86,6 +86,15 @@ def test_one_rank_or_one_length_is_refused():
         fit_law(frame[frame["length"] == 32000])
 
 
+def test_cells_on_one_line_cannot_tell_the_exponents_apart():
+    frame = simulate(BASE.but(initial=100.0), 0)
+    diagonal = {(1, 1000), (2, 2000), (4, 4000), (8, 8000), (16, 16000), (32, 32000)}
+    frame = frame[[key in diagonal for key in zip(frame["rank"], frame["length"], strict=True)]]
+    for name in ("predicted", "tobit"):
+        with pytest.raises(UserError, match=r"6 unsaturated cells lie on one line .* cannot be told apart"):
+            fit_law(frame, filter=name)
+
+
 def test_a_loss_that_falls_the_wrong_way_is_refused():
     frame = simulate(BASE, 0)
     odd = frame.assign(loss_final=1.0 + 0.2 * np.log2(frame["rank"]) + 1000 / frame["length"], seed=range(len(frame)))

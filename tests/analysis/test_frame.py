@@ -8,7 +8,7 @@ import warnings
 import pandas as pd
 import pytest
 
-from memlaw_jax.analysis import read_frame
+from memlaw_jax.analysis import fit_law, read_frame
 from memlaw_jax.errors import UserError
 
 from .simulate import BASE, simulate
@@ -167,3 +167,28 @@ def test_the_same_numbers_are_found_twice_beside_empty_fields(tmp_path):
     path.write_text("rank,length,loss_initial,loss_final,seed\n1,100,8,5,\n2,100,8,4,0\n1,100,8,5,\n")
     with pytest.raises(UserError, match=r"line 4: the same run .* at .*line 2"):
         read_frame(path)
+
+
+def test_decimal_commas_are_not_taken_for_columns(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("rank,length,loss_initial,loss_final\n1,1000,2,6,1,0\n2,1000,2,6,0,5\n")
+    with pytest.raises(UserError, match=r"runs\.csv is no CSV table"):
+        read_frame(path)
+
+
+def test_one_seed_has_one_result(tmp_path):
+    """Another loss under the same seed would count as a second seed."""
+    path = tmp_path / "runs.csv"
+    path.write_text("rank,length,seed,loss_initial,loss_final\n1,100,0,8,5\n2,100,0,8,4\n1,100,0,8,4.9\n")
+    with pytest.raises(UserError, match=r"line 4: the same run with another result .* at .*line 2"):
+        read_frame(path)
+    path.write_text("rank,length,seed,rate,loss_initial,loss_final\n1,100,0,0.1,8,5\n1,100,0,0.2,8,4.9\n")
+    assert len(read_frame(path)) == 2
+
+
+def test_columns_that_allow_nothing_are_averaged_over_what_there_is():
+    frame = simulate(BASE, 0)
+    steps = pd.array([100] * len(frame), dtype="Int64")
+    steps[3] = pd.NA
+    law = fit_law(frame.assign(steps=steps, method=7), method="7", bootstrap=0)
+    assert all(cell.steps == 100 for cell in law.cells) and law.method == "7"

@@ -133,6 +133,8 @@ def test_intervals_that_do_not_exist(law):
     for wrong in (-1, 2.5, True):
         with pytest.raises(UserError, match="bootstrap is"):
             fit_law(simulate(BASE, 0), bootstrap=wrong)
+    with pytest.raises(UserError, match="seed is -1"):
+        fit_law(simulate(BASE, 0), seed=-1)
 
 
 def test_methods_are_not_mixed():

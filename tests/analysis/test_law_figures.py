@@ -95,9 +95,21 @@ def test_profiles_show_both_intervals_and_an_arrow_where_one_is_open(law):
         assert bars == [(profile.low, profile.high), law.interval(profile.name)]
         best = min(zip(profile.deviance, profile.values, strict=True))[1]
         assert axes.get_xlim()[0] < best < axes.get_xlim()[1]
+        curve = next(line for line in axes.lines if line.get_marker() == ".")  # a dot at every point computed
+        assert tuple(curve.get_xdata()) == profile.values and tuple(curve.get_ydata()) == profile.deviance
     open_ = dataclasses.replace(law, profiles=(dataclasses.replace(law.profiles[0], low=None),), draws=None)
     axes = draw_profiles(open_).axes[0]
     assert "<" in {line.get_marker() for line in axes.lines} and "open" in axes.get_title(loc="left")
+
+
+def test_a_bootstrap_far_beyond_the_profile_does_not_squeeze_it(law, monkeypatch):
+    monkeypatch.setattr(type(law), "interval", lambda self, name, level=0.95: (-467.0, 3.0))
+    axes = draw_profiles(law).axes[2]
+    (profile,) = (one for one in law.profiles if one.name == "b")
+    shown = np.ptp(axes.get_xlim())
+    assert shown < 3 * np.ptp(profile.values)
+    assert "<" in {line.get_marker() for line in axes.lines}
+    assert "−467.000" in {text.get_text() for text in axes.texts}  # what the arrow leads to
 
 
 def test_the_extrapolation_goes_as_far_as_it_says_and_its_band_holds_the_law(law):
@@ -128,6 +140,13 @@ def test_rivals_stand_in_the_order_of_aicc_and_the_law_is_marked(law):
     untold = tuple(dataclasses.replace(entry, delta_aicc=None, aicc=None) for entry in law.rivals.entries)
     few = dataclasses.replace(law, rivals=dataclasses.replace(law.rivals, entries=untold))
     assert not draw_rivals(few).axes[0].patches
+
+
+def test_a_form_that_meets_its_cells_exactly_does_not_stretch_the_axis_of_errors(law):
+    exact = (*law.rivals.entries[:-1], dataclasses.replace(law.rivals.entries[-1], rmse=2e-16))
+    axes = draw_rivals(dataclasses.replace(law, rivals=dataclasses.replace(law.rivals, entries=exact))).axes[1]
+    low, high = axes.get_xlim()
+    assert high / low < 1e5 and "met exactly" in {text.get_text() for text in axes.texts}
 
 
 def test_a_law_without_evidence_gets_the_figures_that_need_none(tmp_path):

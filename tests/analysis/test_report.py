@@ -13,6 +13,7 @@ import pytest
 
 from memlaw_jax.analysis import fit_law
 from memlaw_jax.analysis.report import write_report
+from memlaw_jax.analysis.report.signs import signs
 from memlaw_jax.errors import UserError
 
 from .simulate import BASE, simulate
@@ -114,7 +115,7 @@ def test_every_method_has_its_law_or_the_reason_why_not(hostile):
             assert f"{getattr(law, name):.3f}" in page.text and f"{low:.3f} to {high:.3f}" in page.text
         assert f"{law.C:.4g}" in page.text and f"{law.rmse:.3g}" in page.text
         for sentence in law.rivals.words():
-            assert " ".join(sentence.split()) in page.text
+            assert signs(" ".join(sentence.split())) in page.text
         for test in law.tests:
             assert test.name in page.text
     assert "No law: only 1 unsaturated" in page.text
@@ -128,7 +129,8 @@ def test_every_dropped_cell_is_there_with_its_reason(hostile):
     dropped = [cell for law in laws for cell in law.dropped]
     assert dropped and len(found) == len(dropped)
     for cell in dropped:
-        assert any(cell.reason in row and f"|{cell.rank}|" in row for row in found)
+        reason = signs(cell.reason.removesuffix(" against ln 2 = 0.693"))
+        assert any(reason in row and f"|{cell.rank}|" in row for row in found)
 
 
 def test_figures_have_names_and_headings_that_sort_are_buttons(hostile):
@@ -166,6 +168,42 @@ def test_single_tokens_are_looked_at_where_they_were_kept(tmp_path):
     page = Page(path.read_text())
     assert "No per-token arrays" not in page.text and "teacher-forced" in page.text
     assert "Share of right tokens against their probability" in page.values("aria-label")
+    assert "microscope.json" not in page.text and "\ufffd" not in page.text  # a page has no file beside it
+    assert 'class="item"' in page.html  # lists are told apart from the sentences around them
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("b = -0.45 [-1, -.5], δ=-2e-05", "b = −0.45 [−1, −.5], δ=−2 × 10⁻⁵"),
+        ("7e-09 and 1.5e+03", "7 × 10⁻⁹ and 1.5 × 10³"),
+        ("length^(-0.4)", "length^(−0.4)"),
+        ("2026-11-27, memft-2, a/-1, 1-2, --n, 6dae172da5a1, 1dc605804e5", None),
+    ],
+)
+def test_numbers_get_a_true_minus_and_names_stay(said, told):
+    assert signs(said) == (told or said)
+
+
+def test_no_number_on_the_page_has_a_hyphen_for_its_sign(tmp_path):
+    frame = simulate(SMALL.but(b=-0.2), 3).assign(task="long_context", vocab_size=5, exact_match=0.5)
+    laws, path, words = write_report(frame, tmp_path / "page.html", bootstrap=20)
+    assert laws[0].b < 0 and re.search(r"[ \[]-\d", words)
+    assert not re.search(r"[ \[(]-\.?\d|\de-?\d", Page(path.read_text()).text)
+
+
+def test_the_page_is_not_written_over_its_results(tmp_path):
+    simulate(SMALL, 0).to_csv(tmp_path / "results.csv", index=False)
+    (tmp_path / "run").mkdir()
+    before = (tmp_path / "results.csv").read_bytes()
+    for given, out in (
+        ("results.csv", "results.csv"),
+        ("run", "run/results.jsonl"),
+        ("run", "run/../run/results.jsonl"),
+    ):
+        with pytest.raises(UserError, match="holds the results"):
+            write_report(tmp_path / given, tmp_path / out, bootstrap=0)
+    assert (tmp_path / "results.csv").read_bytes() == before and not list((tmp_path / "run").iterdir())
 
 
 def test_a_mistake_is_one_sentence_and_writes_nothing(tmp_path):

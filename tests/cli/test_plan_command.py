@@ -100,6 +100,16 @@ def test_a_sweep_is_proposed_and_written(law_file: Path, memlaw: Memlaw, tmp_pat
         assert set(yaml.safe_load(Path(path).read_text())["ranks"]) <= set(found["ranks"])
 
 
+def test_the_example_of_the_help_that_needs_no_file_works(memlaw: Memlaw) -> None:
+    from memlaw_jax.cli.plan import EXAMPLE
+
+    examples = [line.split()[1:] for line in EXAMPLE.splitlines() if "--design" in line and "--law" not in line]
+    assert examples
+    for example in examples:
+        said = memlaw(*example)
+        assert said.code == 0, said.err
+
+
 def test_a_sweep_without_a_law_rests_on_a_stated_one(memlaw: Memlaw) -> None:
     said = memlaw("plan", "--design", "--width", 0.2)
     assert said.code == 0 and "Assumed" in said.out

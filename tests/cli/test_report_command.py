@@ -33,6 +33,13 @@ def test_a_page_is_written_and_named(table: Path, memlaw: Memlaw, tmp_path: Path
     assert f"memlaw report {table} --out" in page  # how to make it again
 
 
+def test_the_results_are_not_overwritten(table: Path, memlaw: Memlaw) -> None:
+    before = table.read_bytes()
+    said = memlaw("report", table, "--out", table)
+    assert said.code == 2 and said.out == "" and said.err.count("\n") == 1 and "would be lost" in said.err
+    assert table.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [

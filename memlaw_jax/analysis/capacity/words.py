@@ -162,11 +162,9 @@ def _longest(found: Capacity) -> str:
         return ""
     some = [row for row in rows if row["recalled_length"] > 0 or row["recalled_high"] == float("inf")]
     none = [row["rank"] for row in rows if row not in some]
-    told = [
-        f"rank {row['rank']} {_n(row['recalled_length']) if row['recalled_length'] else 'none'}, {_ends(row)}"
-        for row in some
-    ]
-    text = f"Longest length recalled ({_wanted(found)}), and where recall ends: {'; '.join(told)}. " if told else ""
+    most = [f"{_n(row['recalled_length'])} tokens" if row["recalled_length"] else "none" for row in some]
+    told = [f"{length} at rank {row['rank']} ({_ends(row)})" for length, row in zip(most, some, strict=True)]
+    text = f"Longest recalled ({_wanted(found)}), and where recall ends: {'; '.join(told)}. " if told else ""
     if none:
         text += f"Nothing was recalled at {_ranks(none)}. "
     if odd := [row["rank"] for row in rows if row["monotone"] is False]:
@@ -197,13 +195,10 @@ def _rule(found: Capacity) -> str:
     if rule is None:
         return ""
     follow, against = rule.follows_recalled + rule.follows_failed, rule.breaks_recalled + rule.breaks_failed
-    kept = (
-        f"recalled: {rule.follows_recalled} of the {_count(follow, 'cell')} within it"
-        if follow
-        else "no cell is within it"
-    )
+    kept = f"{rule.follows_recalled} of the {_count(follow, 'cell')} within it" if follow else "no cell is within it"
     broken = f"{rule.breaks_recalled} of the {against} beyond it" if against else "no cell is beyond it"
-    return f"The rule parameters ≥ answer tokens (Tinker's LoRA primer), {kept}, {broken}."
+    mixed = ";" if not (follow and against) else ","
+    return f"Recalled, by the rule parameters ≥ answer tokens (Tinker's LoRA primer): {kept}{mixed} {broken}."
 
 
 def _wanted(found: Capacity) -> str:

@@ -151,7 +151,7 @@ def compare(
     draws every resample. Raises `UserError` for bad input and when no cell meets another.
     """
     checked_filter(filter)
-    checked_replicates(bootstrap)
+    checked_replicates(bootstrap, seed)
     ours, theirs = (
         runs.assign(delta=runs["loss_initial"] - runs["loss_final"]) for runs in (read_frame(a), read_frame(b))
     )

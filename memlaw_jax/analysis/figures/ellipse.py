@@ -91,7 +91,7 @@ def _title(law: Law, alpha: np.ndarray, beta: np.ndarray) -> str:
 
 
 def _entries(outside: int, draws: int) -> list[Any]:
-    faint = f"{draws} refits to resampled cells" + (f" ({outside} outside)" if outside else "")
+    faint = f"{draws} refits to resampled cells" + (f" ({outside} beyond the frame)" if outside else "")
     return [
         Line2D([], [], color=style.INK, marker="o", mec="white", lw=1.4, label="estimate, 95 % interval of each"),
         Line2D([], [], color=style.ACCENT, lw=1.6, label="95 % ellipse of both"),

@@ -126,7 +126,7 @@ def draw_grid(
         bar.ax.axhline(SATURATED, color=style.ACCENT, lw=2)
         if ln_vocab is not None:
             bar.ax.axhline(ln_vocab, color="white", lw=1.6, ls=":")
-            bar.set_label(f"{metric.unit}   (dotted: uniform guess, ln V = {ln_vocab:.2f})", fontsize=8.5)
+            bar.set_label(f"{metric.unit}   (dotted: uniform guess, ln V = {ln_vocab:.2f})", fontsize=8.5, labelpad=8)
     return bool(np.isnan(table).any())
 
 

@@ -51,7 +51,7 @@ def draw_residuals(law: Law) -> Figure:
         axes.set_ylabel("LoRA rank r")
         axes.set_title("Residuals: measured − predicted ΔL", fontsize=12.5)
         bar = made.colorbar(image, ax=axes, pad=0.02, fraction=0.05, aspect=28)
-        bar.set_label(f"nats per answer token   (marks: ± RMSE, {law.rmse:.2g})", fontsize=9)
+        bar.set_label(f"nats per answer token   (marks: ± RMSE, {law.rmse:.3g})", fontsize=9)
         bar.outline.set_visible(False)  # type: ignore[operator]
         for edge in (-law.rmse, law.rmse):
             bar.ax.axhline(edge, color=style.INK, lw=1.3)

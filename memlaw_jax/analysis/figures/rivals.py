@@ -13,6 +13,7 @@ from memlaw_jax.analysis.figures import style
 from memlaw_jax.analysis.law.law import Law
 
 NONE_LEFT = 10.0  # ΔAICc above which a form has next to no support beside the best
+_DECADES = 1e4  # from the largest error shown down to the smallest as a factor
 HELD_OUT = {
     "largest_ranks": ("largest ranks", "s", "#4338ca", -0.2),
     "longest_lengths": ("longest lengths", "^", "#0d9488", 0.0),
@@ -72,18 +73,25 @@ def _number(delta: float) -> str:
 
 
 def _held_out(axes: Axes, entries: list[Any]) -> None:
+    errors = [[entry.rmse, *(entry.heldout.get(key) for key in HELD_OUT)] for entry in entries]
+    # A form with as many parameters as cells meets them to rounding, which would stretch the axis over many decades.
+    least = max((error for row in errors for error in row if error), default=1.0) / _DECADES
     shown = []
     for place, entry in enumerate(entries):
         row = [(entry.rmse, "|", style.INK, 0.0)]
         row += [(entry.heldout.get(key), marker, colour, shift) for key, (_, marker, colour, shift) in HELD_OUT.items()]
-        there = [value for value, *_ in row if value]
+        there = [max(value, least) for value, *_ in row if value]
+        if entry.rmse < least:
+            axes.annotate("met exactly", (least, place), (6, 0), textcoords="offset points", va="center", zorder=5,
+                          fontsize=8, color=style.MUTED)  # fmt: skip
+            there = [least, *there]
         shown += there
         if there:
             axes.hlines(place, min(there), max(there), color=style.GRID, lw=2.5, zorder=2)
         for value, marker, colour, shift in row:  # apart, for two may be equal
             if value:
                 fitted = marker == "|"
-                axes.plot(value, place + shift, marker, ms=11 if fitted else 6.5, color=colour,
+                axes.plot(max(value, least), place + shift, marker, ms=11 if fitted else 6.5, color=colour,
                           mec=colour if fitted else "white", mew=1.8 if fitted else 0.6, zorder=4)  # fmt: skip
     axes.set_xscale("log")
     if shown:

@@ -31,6 +31,11 @@ _METHODS = {
     "huber": "iteratively re-weighted variable projection",
     "censored": "damped Newton over (alpha, beta, c/sigma, b/sigma, 1/sigma)",
 }
+_TOLERANCES = {
+    "squared": f"cosine of residual and tangents below {varpro.ORTHOGONAL:g}",
+    "huber": f"change of an exponent below {robust.SETTLED:g} between rounds of re-weighting",
+    "censored": f"a promised gain of the log-likelihood below {censored.GAIN:g} nats",
+}
 _STARTS = {"squared": len(varpro.GRID), "huber": len(varpro.GRID), "censored": len(censored.COARSE)}
 
 
@@ -70,7 +75,7 @@ def fit_card(law: Law) -> dict[str, Any]:
         "optimiser": {
             "method": _METHODS[law.loss],
             "box": {"alpha": list(varpro.BOUNDS), "beta": list(varpro.BOUNDS)},
-            "tolerance": f"cosine of residual and tangents below {varpro.ORTHOGONAL:g}",
+            "tolerance": _TOLERANCES[law.loss],
             "converged": law.flags.converged,
             "at_bound": law.flags.at_bound,
         },

@@ -19,6 +19,7 @@ from memlaw_jax.analysis.law.varpro import BOUNDS, GRID, Solutions
 
 COARSE = GRID[::3]  # 14 candidates an exponent; the last is the upper bound
 MAX_ITERATIONS = 200
+EXACT = 1e-6  # of the spread of ΔL: data without noise would take σ to zero, and the likelihood to infinity
 GAIN = 1e-12  # a step that would raise the log-likelihood by less (in nats, to first order) is the last
 _VALLEYS = 4
 ALPHA, BETA, G, D, H = range(5)
@@ -119,6 +120,7 @@ def _climb(runs, weights, theta, free, most=MAX_ITERATIONS):
     likelihood = _likelihood(runs, weights, theta)
     damping, arrived = np.full(len(theta), 1e-3), np.zeros(len(theta), bool)
     live = np.arange(len(theta))
+    sharpest = 1 / (EXACT * max(float(np.ptp(runs.y)), 1e-300))
     for _ in range(most):
         gradient, curvature = _derivatives(runs, weights[live], theta[live])
         held = ~np.broadcast_to(free, gradient.shape)
@@ -126,6 +128,7 @@ def _climb(runs, weights, theta, free, most=MAX_ITERATIONS):
         held[:, :2] |= (exponents <= BOUNDS[0]) & (gradient[:, :2] < 0) | (exponents >= BOUNDS[1]) & (
             gradient[:, :2] > 0
         )
+        held[:, H] |= (theta[live][:, H] >= sharpest) & (gradient[:, H] > 0)
         gradient = np.where(held, 0.0, gradient)
         curvature = np.where(held[:, :, None] | held[:, None, :], 0.0, curvature)
         size = np.sqrt(np.maximum(np.einsum("mii->mi", curvature), 1e-30))
@@ -136,7 +139,7 @@ def _climb(runs, weights, theta, free, most=MAX_ITERATIONS):
         promised = (gradient * step).sum(1)
         there = theta[live] + step
         there[:, :2] = np.where(held[:, :2], exponents, np.clip(there[:, :2], *BOUNDS))
-        there[:, H] = np.maximum(there[:, H], theta[live][:, H] / 4)
+        there[:, H] = np.clip(there[:, H], theta[live][:, H] / 4, sharpest)
         after = _likelihood(runs, weights[live], there)
         better = after >= likelihood[live] - 1e-12 * np.abs(likelihood[live])
         theta[live[better]], likelihood[live[better]] = there[better], after[better]

@@ -54,7 +54,7 @@ def fit_law(
     Raises:
       UserError: bad input, several methods, fewer than 5 unsaturated cells, or ΔL that follows no such law.
     """
-    replicates = checked_replicates(bootstrap)
+    replicates = checked_replicates(bootstrap, seed)
     if loss not in LOSSES:
         raise UserError(f"loss is {loss!r}; choose one of {', '.join(LOSSES)}")
     if filter == "tobit" and loss != "squared":
@@ -158,8 +158,10 @@ def _censored(frame: pd.DataFrame, filter: str, loss: str) -> tuple[Selection, E
     return Selection(kept=np.asarray(kept), reasons=reasons), fit, dataclasses.replace(problem, warm=warm)
 
 
-def checked_replicates(bootstrap: int) -> int:
-    """A number of resamples, or `UserError`."""
+def checked_replicates(bootstrap: int, seed: int = 0) -> int:
+    """A number of resamples, or `UserError` for this or the seed they are drawn from."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise UserError(f"seed is {seed}; give a whole number, zero or more")
     if isinstance(bootstrap, bool) or not isinstance(bootstrap, Integral) or bootstrap < 0:
         raise UserError(f"bootstrap is {bootstrap}; give a number of resamples, 300 or more, or 0 for no intervals")
     return int(bootstrap)
@@ -180,7 +182,7 @@ def _one_method(frame: pd.DataFrame, method: str | None) -> tuple[pd.DataFrame, 
         return frame, names[0] if names else None
     if method not in names:
         raise UserError(f"the results hold no method {method!r}; choose one of {', '.join(names)}")
-    return frame[frame["method"] == method], method
+    return frame[frame["method"].map(str) == method], method
 
 
 def _beside(
@@ -211,7 +213,8 @@ def _beside(
 def _told(frame: pd.DataFrame) -> dict[tuple[int, int], dict[str, float | None]]:
     """What the runs of each cell report beside their losses, on average."""
     named = [name for name in MEASURED if name in frame.columns]
-    numbers = frame[named].apply(pd.to_numeric, errors="coerce").assign(rank=frame["rank"], length=frame["length"])
+    read = {name: pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float, na_value=np.nan) for name in named}
+    numbers = pd.DataFrame(read, index=frame.index).assign(rank=frame["rank"], length=frame["length"])
     # The order of the rows must not show in the last bit of a mean.
     means = numbers.sort_values(["rank", "length", *named]).groupby(["rank", "length"]).mean()
     told: dict[tuple[int, int], dict[str, float | None]] = {}

@@ -28,7 +28,8 @@ FRAGILE = 0.035
 class Estimate:
     """One fitted law. `scale` is c_ref = ΔL − b at the reference cell (nats).
 
-    `sse` weighs cells by their runs; `sigma` (nats) is the standard deviation of a run about the law.
+    `sse` weighs cells by their runs; `sigma` (nats) is the standard deviation about the law of what was fitted,
+    a cell of one run or a run.
     """
 
     rank_ref: float
@@ -79,7 +80,8 @@ def fit_cells(cells: Cells) -> Estimate:
 def estimate(problem: Problem, rank_ref: float, length_ref: float) -> Estimate:
     """The global solution of a problem in the coordinates of this reference cell, or `UserError` if there is none."""
     found = problem.solve()
-    if not np.isfinite(found.scale[0]):
+    open_rows = problem.y if problem.saturated is None else problem.y[~problem.saturated]
+    if not np.isfinite(found.scale[0]) or np.ptp(open_rows) == 0:
         raise UserError(
             f"ΔL of the {problem.cells} unsaturated cells does not rise with rank or fall with length, so there is no "
             "law to fit; check the columns, or train longer"
@@ -105,7 +107,10 @@ def weakly_identified(fit: Estimate, cells: Cells) -> bool:
         return np.sqrt(np.maximum(np.diag(spread)[1:3], 0.0))
 
     spare = len(cells) - PARAMETERS
-    width = 2 * stats.t.ppf(0.975, spare) * np.sqrt(fit.sse / spare) * errors(cells.runs.astype(float))
+    # Cells are the evidence: what single runs miss in a Huber or a censored fit also holds the scatter within cells.
+    miss = cells.delta - fit.predict(cells.rank, cells.length)
+    sse = min(fit.sse, float((cells.runs * miss**2).sum()))
+    width = 2 * stats.t.ppf(0.975, spare) * np.sqrt(sse / spare) * errors(cells.runs.astype(float))
     fragile = 0.01 * np.ptp(cells.delta) * errors(np.ones(len(cells)))
     return bool((width > WIDE * exponents).any() or (fragile > FRAGILE * exponents).any())
 

@@ -3,7 +3,8 @@
 On cell means with normal noise the deviance of a constrained law is n ln(SSE / SSE_min), and
 F = (n − 4)/q · (SSE / SSE_min − 1) with q constraints has the F distribution to first order; its 95 % point closes the
 intervals. A Huber law is profiled with the weights that it ended with. A censored law is profiled by its own likelihood
-over runs, which takes the seeds of a cell as independent evidence, and its deviance is compared with χ².
+over runs, whose deviance is divided by how much more the means of cells scatter than independent runs would (the seeds
+of a cell are no independent evidence), and then taken for q F.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from scipy.optimize import brentq
 from memlaw_jax.analysis.law import censored, robust, varpro
 from memlaw_jax.analysis.law.least_squares import Estimate
 from memlaw_jax.analysis.law.problem import PARAMETERS, Problem
-from memlaw_jax.analysis.law.varpro import BOUNDS, GRID
+from memlaw_jax.analysis.law.varpro import BOUNDS, EXACT, GRID
 
 LEVEL = 0.95
 POINTS = 25  # of a profile
@@ -43,7 +44,10 @@ class Profile:
 
 @dataclass(frozen=True, kw_only=True)
 class Hypothesis:
-    """A simpler law tested against this one: F with its degrees of freedom (the second is 0 for χ²), and p."""
+    """A simpler law tested against this one: F with its degrees of freedom, and p.
+
+    The second is 0, and F a χ² over the first, where fewer than five cells have no saturated run.
+    """
 
     name: str
     statistic: float
@@ -59,10 +63,11 @@ class Likelihood:
         self.fit = fit
         if problem.kind == "tobit":
             self.runs, self.weight = problem.runs, problem.weight
-            self.n = 0
+            self.n, self.dispersion = _dispersion(problem, fit)
         else:
             self.u, self.v, self.y, self.weight = _cell_means(problem, fit)
             self.n = len(self.y)
+            self.floor = EXACT * float((self.weight * self.y**2).sum())
         self.best = self.deviance()
 
     def deviance(
@@ -80,8 +85,10 @@ class Likelihood:
         u, v = (self.u - self.v, 0 * self.v) if equal else (self.u, self.v)
         alphas, betas = (GRID if x is None else np.array([x]) for x in ((alpha, 1.0) if equal else exponents))
         found = varpro.solve(u, v, self.y - shift, self.weight[None], grid=(alphas, betas), offset=b is None)
-        with np.errstate(divide="ignore"):
-            return float(self.n * np.log(found.sse[0]))
+        # With c → 0 every law is a constant: what is left where the data ask for a negative c.
+        level = shift if b is not None else np.average(self.y, weights=self.weight)
+        constant = float((self.weight * (self.y - level) ** 2).sum())
+        return float(self.n * np.log(max(min(found.sse[0], constant), self.floor, 1e-300)))
 
     def _start(self, alpha: float | None, beta: float | None, b: float | None) -> np.ndarray:
         """Where the censored likelihood starts to climb: the law itself, with what is held."""
@@ -100,15 +107,17 @@ class Likelihood:
         """Of the deviance with one constraint."""
         spare = self.n - PARAMETERS
         if self.kind == "tobit":
-            return float(stats.chi2.ppf(level, 1))
+            return float(self.dispersion * (stats.f.ppf(level, 1, spare) if spare > 0 else stats.chi2.ppf(level, 1)))
         return float(self.n * np.log1p(stats.f.ppf(level, 1, spare) / spare))
 
     def test(self, name: str, constraints: int, **held) -> Hypothesis:
         """The law with these constraints against the law without."""
         over = self.above(**held)
         if self.kind == "tobit":
-            return Hypothesis(name=name, statistic=over / constraints, df=(constraints, 0),
-                              p=float(stats.chi2.sf(over, constraints)))  # fmt: skip
+            over = min(over, 1e9) / self.dispersion
+            spare = max(self.n - PARAMETERS, 0)
+            p = stats.f.sf(over / constraints, constraints, spare) if spare else stats.chi2.sf(over, constraints)
+            return Hypothesis(name=name, statistic=over / constraints, df=(constraints, spare), p=float(p))
         spare = self.n - PARAMETERS
         statistic = spare / constraints * float(np.expm1(min(over / self.n, 500.0)))
         return Hypothesis(name=name, statistic=statistic, df=(constraints, spare),
@@ -158,6 +167,8 @@ def _profile(likelihood: Likelihood, name: str, at: float, near: float, box: tup
 def _end(over: Callable[[float], float], at: float, step: float, box: tuple[float, float]) -> float | None:
     """Where the deviance crosses the threshold, going from the best value by doubling steps; None if it does not."""
     inside = at
+    if over(at) > 0:  # held at its best value the rest still found a worse place: there is nothing to bracket
+        return None
     for _ in range(_STEPS):
         outside = float(np.clip(at + step, *box))
         if over(outside) > 0:
@@ -182,3 +193,17 @@ def _cell_means(problem: Problem, fit: Estimate):
         for x in (problem.u, problem.v, problem.y)
     ]
     return *means, total[kept]
+
+
+def _dispersion(problem: Problem, fit: Estimate) -> tuple[int, float]:
+    """Cells without a saturated run, and by how much their means scatter more than independent runs would."""
+    z = np.exp(fit.alpha * problem.u - fit.beta * problem.v)
+    miss = problem.y - fit.scale * z - fit.offset
+    runs = np.bincount(problem.cell, minlength=problem.cells)
+    whole = np.bincount(problem.cell, problem.saturated, problem.cells) == 0
+    means = np.bincount(problem.cell, miss, problem.cells) / np.maximum(runs, 1)
+    n = int(whole.sum())
+    if n <= PARAMETERS:
+        return n, 1.0
+    between = float((runs * means**2)[whole].sum()) / (n - PARAMETERS)
+    return n, max(between / fit.sigma**2, 1.0)

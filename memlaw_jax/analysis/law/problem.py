@@ -15,12 +15,11 @@ from jaxtyping import Bool, Float, Int
 
 from memlaw_jax.analysis.cells import SATURATED, Cells, gather, ordered
 from memlaw_jax.analysis.law import censored, robust, varpro
-from memlaw_jax.analysis.law.varpro import Solutions
+from memlaw_jax.analysis.law.varpro import PARAMETERS, Solutions
 from memlaw_jax.errors import UserError
 
 Loss = Literal["squared", "huber"]
 Kind = Literal["squared", "huber", "tobit"]
-PARAMETERS = 4
 FEWEST_CELLS = PARAMETERS + 1
 
 
@@ -76,7 +75,8 @@ class Problem:
         for values in (self.u[rows][one[1]], self.v[rows][one[1]]):
             member = values[:, None] == np.unique(values)[None, :]
             enough = enough & (((drawn.astype(int) @ member.astype(int)) > 0).sum(axis=1) >= 2)
-        return enough
+        place = np.stack([np.ones(len(one[0])), self.u[rows][one[1]], self.v[rows][one[1]]], axis=1)
+        return enough & (np.linalg.matrix_rank(drawn[:, :, None] * place) == 3)
 
 
 def of_cells(cells: Cells, rank_ref: float, length_ref: float) -> Problem:
@@ -126,6 +126,12 @@ def reference(cells: Cells) -> tuple[float, float]:
     for name, values in (("rank", cells.rank), ("length", cells.length)):
         if len(np.unique(values)) < 2:
             raise UserError(f"every unsaturated cell has {name} {values[0]}; a law needs at least two {name}s")
+    logs = [np.log(x) - np.log(x).mean() for x in (cells.rank, cells.length)]
+    if np.linalg.matrix_rank(np.stack(logs)) < 2:
+        raise UserError(
+            f"the {len(cells)} unsaturated cells lie on one line of ln(rank) and ln(length), so α and β cannot be told "
+            "apart; add cells beside that line, such as another length for one of the ranks"
+        )
     return tuple(float(np.exp(np.log(x).mean())) for x in (cells.rank, cells.length))  # type: ignore[return-value]
 
 

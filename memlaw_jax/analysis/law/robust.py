@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from memlaw_jax.analysis.law import varpro
-from memlaw_jax.analysis.law.varpro import GRID, Solutions
+from memlaw_jax.analysis.law.varpro import GRID, PARAMETERS, Solutions
 
 K = 1.345  # 95 % as efficient as least squares where the noise is normal
 MAD_TO_SD = 1.4826
@@ -124,11 +124,11 @@ def _weight(residual, scale):
 
 
 def _scale(residual, weights):
-    """1.4826 × the weighted median of |residual|, row by row."""
+    """1.4826 × the weighted median of |residual|, row by row, without the four that the law can bring to zero."""
     size = np.abs(residual)
     order = np.argsort(size, axis=1)
     ordered, mass = np.take_along_axis(size, order, 1), np.take_along_axis(weights, order, 1).cumsum(1)
-    place = (mass < 0.5 * mass[:, -1:]).sum(1)
+    place = (mass < 0.5 * (mass[:, -1:] + PARAMETERS)).sum(1)
     return np.maximum(MAD_TO_SD * ordered[np.arange(len(size)), np.minimum(place, size.shape[1] - 1)], 1e-12)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+PARAMETERS = 4
 # Exponents outside this box are a sign that the data do not follow the law at all; near its lower edge z becomes a
 # straight line in the logarithms and c, b run away to ± infinity.
 BOUNDS = (0.01, 2.5)
@@ -31,6 +32,9 @@ EXACT = 1e-24
 # ... or when a step would move the exponents by less than this (data rounded to nine digits leave residuals so small
 # that their own rounding spoils the cosine).
 STILL = 1e-11
+# ... or when a full step would lower the sum of squares by less than this share of it: where residuals are as large as
+# ΔL itself, steps circle the minimum and the cosine is out of reach.
+SETTLED = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,8 +203,11 @@ def _polish(u, v, y, weights, alpha, beta, box, offset):
         if not keep.any():
             break
         live, here, gradient, normal, size, free = (x[keep] for x in (live, here, gradient, normal, size, free))
-        step = _damped_step(normal / (size[:, :, None] * size[:, None, :]), gradient / size, free, damping[live]) / size
-        arrived[live] |= np.abs(step).max(1) < STILL
+        scaled = normal / (size[:, :, None] * size[:, None, :])
+        step = _damped_step(scaled, gradient / size, free, damping[live]) / size
+        full = _damped_step(scaled, gradient / size, free, np.full(len(live), 1e-10)) / size
+        promised = np.where(free, gradient * full, 0.0).sum(1)
+        arrived[live] |= (np.abs(step).max(1) < STILL) | (promised < SETTLED * state.sse[keep])
         there = np.clip(here + np.clip(step, -0.5, 0.5), *box)
         before, after = state.sse[keep], _project(u, v, y, weights[live], there[:, 0], there[:, 1], offset).sse
         # Within rounding of the sum of squares the step is better informed than the comparison.

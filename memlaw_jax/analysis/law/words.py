@@ -34,7 +34,20 @@ def _exponents(law: Law) -> str:
     if law.draws is None:
         return f"α = {law.alpha:.3f}, β = {law.beta:.3f}, b = {law.b:.3f} nats (no intervals: bootstrap was off)."
     parts = [f"{sign} = {getattr(law, name):.3f} {_span(*law.interval(name))}" for name, sign in _SIGNS]
-    return f"{', '.join(parts)} nats; 95 % intervals from {len(law.draws)} resamples of the cells."
+    return f"{', '.join(parts)} nats; 95 % intervals from {len(law.draws)} resamples of the cells.{_by_rank(law)}"
+
+
+def _by_rank(law: Law) -> str:
+    """A sentence where whole ranks decide more than cells do."""
+    if law.jackknife is None:
+        return ""
+    cells, ranks = law.jackknife.cells["alpha"], law.jackknife.ranks["alpha"]
+    if cells is None or ranks is None or ranks < 2 * cells:
+        return ""
+    return (
+        f" Leaving out whole ranks gives α an error of {ranks:.2g}, leaving out cells {cells:.2g}: ranks differ in "
+        "more than noise, and the intervals know of cells only."
+    )
 
 
 _SIGNS = (("alpha", "α"), ("beta", "β"), ("b", "b"))
@@ -43,9 +56,9 @@ _SIGNS = (("alpha", "α"), ("beta", "β"), ("b", "b"))
 def _doubling(law: Law) -> str:
     def effect(value: float, draws: np.ndarray | None) -> str:
         if draws is None:
-            return f"{value:.2f}"
+            return _factor(value)
         low, high = np.percentile(draws, [2.5, 97.5])
-        return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+        return f"{_factor(value)} [{_factor(low)}, {_factor(high)}]"
 
     a, b = (law.draw("alpha"), law.draw("beta")) if law.draws else (None, None)
     rank = effect(2**law.alpha, None if a is None else 2**a)
@@ -70,7 +83,7 @@ def _simpler(law: Law) -> str:
     for test in law.tests:
         p = "p < 0.0001" if test.p < 1e-4 else f"p = {test.p:.2g}"
         verdict = "is refuted" if test.p < 0.05 else "is not refuted"
-        if test.p < 0.05 and law.draws and _resamples_allow(law, test.name):
+        if test.p < 0.05 and law.draws and len(law.draws) > 2 and _resamples_allow(law, test.name):
             verdict = "is refuted by the misfit, but within the 95 % of the resamples, so perhaps not"
         said.append(f"that {_CLAIMS[test.name]} {verdict} ({p})")
     return f"Simpler laws: {'; '.join(said)}." if said else ""
@@ -136,6 +149,10 @@ def cautions(law: Law) -> list[str]:
             "some runs lie far from the law, as badly trained ones do; fit with loss='huber' (--loss huber).",
         ),
         (
+            flags.outliers_suspected and law.loss == "censored",
+            "some runs lie far from the law, as badly trained ones do; fit with --filter predicted --loss huber.",
+        ),
+        (
             _bends(law),
             f"{_measured_open(law)} of the cells left out as saturated measured above ln 2: the law overshoots them.",
         ),
@@ -153,6 +170,10 @@ def _measured_open(law: Law) -> int:
 def _bends(law: Law) -> bool:
     """Whether these are too many for chance: under a law with a ceiling below the base's loss they are most."""
     return law.filter == "predicted" and _measured_open(law) >= max(3, 0.25 * len(law.dropped))
+
+
+def _factor(value: float) -> str:
+    return f"{value:.2f}" if value < 1e4 else f"{value:.3g}"
 
 
 def _span(low: float, high: float) -> str:

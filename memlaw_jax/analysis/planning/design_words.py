@@ -86,6 +86,7 @@ def _pilot(design: SweepDesign) -> list[str]:
 def _warnings(design: SweepDesign) -> list[str]:
     said = list(design.extrapolated)
     if said:
+        said = [text[0].lower() + text[1:] for text in said]
         said[-1] += " The proposal extrapolates there, so look at those cells first."
     return said
 

@@ -62,7 +62,7 @@ def _interval(plan: Plan) -> str:
     low, high = plan.interval
     text = f"95 % interval {low:,} to {high:,}" if high else f"95 % interval {low:,} upwards, without an upper end"
     if plan.unreachable:
-        text += f"; {_percent(plan.unreachable)} of the draws reach it at no rank"
+        text += f"; {_percent(plan.unreachable)} of the resamples reach it at no rank"
     return text
 
 

@@ -20,7 +20,7 @@ from memlaw_jax.analysis.law.fit import fit_law
 from memlaw_jax.analysis.law.law import Law
 from memlaw_jax.analysis.run import uniform_loss
 from memlaw_jax.errors import UserError
-from memlaw_jax.paths import as_path
+from memlaw_jax.paths import absolute, as_path
 from memlaw_jax.version import __version__
 
 __all__ = ["write_report"]
@@ -60,7 +60,8 @@ def write_report(
     place = as_path(out)
     if place.is_dir():
         raise UserError(f"{place} is a folder; name the file to write, such as {place / 'report.html'}")
-    sources = [paths] if isinstance(paths, str | os.PathLike | pd.DataFrame) else list(paths)
+    sources: list[Any] = [paths] if isinstance(paths, str | os.PathLike | pd.DataFrame) else list(paths)
+    _keep(sources, place)
     frame = read_frame(sources)
     options: dict[str, Any] = {"filter": filter, "loss": loss, "bootstrap": bootstrap, "seed": seed}
     fitted = _laws(frame, method, options)
@@ -103,6 +104,15 @@ def write_report(
     )
     words = [parts.describe(law, uniform_loss(_of(frame, law.method))) for law in laws]
     return laws, files.write(place, page), "\n\n".join(words)
+
+
+def _keep(sources: list[Any], place: epath.Path) -> None:
+    """Refuses to write the page over the results that it is about."""
+    for part in sources:
+        if isinstance(part, str | os.PathLike):
+            results = as_path(part)
+            if absolute(place) in (absolute(results), absolute(results / "results.jsonl")):
+                raise UserError(f"{place} holds the results and would be lost; name another file for the page")
 
 
 def _laws(frame: pd.DataFrame, method: str | None, options: dict[str, Any]) -> dict[str | None, Law | UserError]:
@@ -183,11 +193,14 @@ def _asked(frame: pd.DataFrame, laws: list[Law]) -> list[str]:
 def _provenance(
     law: Law, sources: list[Any], out: str | os.PathLike[str], options: dict[str, Any], method: str | None
 ) -> list[str]:
+    from memlaw_jax.analysis.report import tables
+
     named = [os.fspath(part) for part in sources if not isinstance(part, pd.DataFrame)]
     versions = ", ".join(f"{name} {version}" for name, version in law.versions.items())
-    words = [f"Results: {', '.join(law.source)}.", f"Fitted on {law.created} with {versions}."]
+    words = [f"Results: {', '.join(law.source)}.", f"Fitted on {tables.moment(law.created)} with {versions}."]
     if len(named) == len(sources):
-        command = ["memlaw", "report", *named, "--out", os.fspath(out), "--filter", options["filter"]]
-        command += ["--loss", options["loss"]] if options["loss"] != "squared" else []
+        command = ["memlaw", "report", *named, "--out", os.fspath(out)]
+        for name, usual in (("filter", "predicted"), ("loss", "squared")):
+            command += [f"--{name}", options[name]] if options[name] != usual else []
         words.append(f"Command: {shlex.join(command + (['--method', method] if method else []))}")
     return words

@@ -26,7 +26,8 @@ FIGURES = {
     "profiles": (
         "Profile likelihoods of α, β and b",
         "A lopsided or flat valley means that ± a standard error would mislead. Two bars of unlike length mean that "
-        "the cells do not scatter as independent noise of one size would.",
+        "the cells do not scatter as independent noise of one size would. Dots are where it was computed; at a kink "
+        "an exponent has come to the edge of the range that is searched.",
     ),
     "ellipse": (
         "Joint 95 % ellipse of α and β",

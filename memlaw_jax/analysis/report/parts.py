@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from memlaw_jax.analysis.law.words import describe
 from memlaw_jax.analysis.report import tables
 from memlaw_jax.analysis.report.captions import FIGURES
 from memlaw_jax.analysis.report.pictures import Picture, Pictures
+from memlaw_jax.analysis.report.signs import signs
 from memlaw_jax.analysis.report.tables import Table
 from memlaw_jax.analysis.tokens.microscope import microscope
 from memlaw_jax.analysis.tokens.tokens import read_tokens
@@ -37,6 +39,7 @@ from memlaw_jax.analysis.tokens.words import describe_microscope
 from memlaw_jax.errors import UserError
 
 _WARNING = "Warning: "
+_UNPRINTABLE = re.compile(" “\ufffd+”")  # a token that is part of a character
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +80,14 @@ class Part:
 def finding(law: Law, pictures: Pictures, frame: pd.DataFrame, ln_vocab: float | None, id_: str) -> Part:
     """The law in words and numbers, and its portrait."""
     words, cautions = split(describe(law, ln_vocab))
-    told_elsewhere = {words[0], *(law.rivals.words()[1:] if law.rivals else ())}
+    told_elsewhere = {words[0], *_rivals(law)[1:]}
     return Part(
         id=f"{id_}finding",
         title="What was found",
         law=Formula(
             constant=f"{law.C:.4g}",
             alpha=f"{law.alpha:.3f}",
-            beta=f"{-law.beta:.3f}".replace("-", "−"),
+            beta=signs(f"{-law.beta:.3f}"),
             offset=f"{'+' if law.b >= 0 else '−'} {abs(law.b):.3g}",
         ),
         words=tuple(line for line in words if line not in told_elsewhere),
@@ -105,8 +108,8 @@ def _numbers(law: Law) -> Iterator[Number]:
         span = ""
         if law.draws:
             low, high = law.interval(name)
-            span = f"{low:.3f} to {high:.3f}".replace("-", "−")
-        yield Number(sign=sign, value=f"{getattr(law, name):.3f}".replace("-", "−"), interval=span, meaning=meaning)
+            span = signs(f"{low:.3f} to {high:.3f}")
+        yield Number(sign=sign, value=signs(f"{getattr(law, name):.3f}"), interval=span, meaning=meaning)
     share = f"{100 * law.rmse_relative:.1f} % of ΔL's range"
     yield Number(sign="RMSE", value=f"{law.rmse:.3g}", interval=share, meaning="nats, on cell means")
     ranks, lengths = ({getattr(cell, name) for cell in law.used} for name in ("rank", "length"))
@@ -144,11 +147,15 @@ def rivalry(law: Law, pictures: Pictures, id_: str) -> Part | None:
     return Part(
         id=f"{id_}rivals",
         title="Rival laws",
-        words=tuple(law.rivals.words()),
+        words=_rivals(law),
         pictures=pictures.paired([(draw_rivals(law), *FIGURES["rivals"])]),
         tables=(tables.rivals(law),),
         folded=(tables.rival_parameters(law),),
     )
+
+
+def _rivals(law: Law) -> tuple[str, ...]:
+    return tuple(map(signs, law.rivals.words())) if law.rivals else ()
 
 
 def capacity(law: Law, pictures: Pictures, frame: pd.DataFrame, id_: str) -> Part:
@@ -163,12 +170,14 @@ def capacity(law: Law, pictures: Pictures, frame: pd.DataFrame, id_: str) -> Par
     except UserError as problem:
         return Part(**head, words=(f"Capacity could not be measured: {sentence(problem)}",))
     words, cautions = split(describe_capacity(found))
+    alike = found.ranks["exposures"].nunique() == 1  # told once, in the words
+    columns = {name: head for name, head in _CAPACITY.items() if not (alike and name == "exposures")}
     return Part(
         **head,
         words=words,
         warnings=cautions,
         pictures=pictures.paired([(draw_capacity(found), *FIGURES["capacity"])]),
-        tables=(tables.of_frame(found.ranks, "Capacity by rank", _CAPACITY),),
+        tables=(tables.of_frame(found.ranks, "Capacity by rank", columns),),
     )
 
 
@@ -220,7 +229,8 @@ def phase(paths: Any, pictures: Pictures) -> Part:
     except UserError as problem:
         return Part(**head, words=(f"No per-token arrays to look at: {sentence(problem)}",))
     found = microscope(tokens)
-    words, cautions = split(describe_microscope(found))
+    said = describe_microscope(found).replace(", in microscope.json", "; `memlaw microscope` lists them all")
+    words, cautions = split(_UNPRINTABLE.sub("", said))
     shown = [(draw_recall_vs_p(found), *FIGURES["recall_vs_p"])]
     if found.samples["first_below"].notna().any():
         shown.append((draw_order(found), *FIGURES["order"]))
@@ -245,13 +255,13 @@ def side_by_side(frame: pd.DataFrame, pictures: Pictures) -> Part:
     words, cautions = split(describe_methods(found))
     title, caption = FIGURES["methods"]
     tasks = dict.fromkeys(found.means["task"])
-    shown = [(draw_methods(found, task), f"{title}, {task}", caption) for task in tasks]
+    shown = [(draw_methods(found, task), f"{title}, {str(task).replace('_', ' ')}", caption) for task in tasks]
     return Part(**head, words=words, warnings=cautions, pictures=pictures.paired(shown))
 
 
 def split(said: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Plain lines, and those that warn without the word."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    """Plain lines, those of a list indented as they were, and those that warn without the word."""
+    lines = [signs(line.rstrip()) for line in said.splitlines() if line.strip()]
     cautions = (line.removeprefix(_WARNING) for line in lines if line.startswith(_WARNING))
     plain = tuple(line for line in lines if not line.startswith(_WARNING))
     return plain, tuple(line[0].upper() + line[1:] for line in cautions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,11 @@ import numpy as np
 import pandas as pd
 
 from memlaw_jax.analysis.law.card import fit_card
-from memlaw_jax.analysis.law.law import Law
+from memlaw_jax.analysis.law.law import CellFit, Law
+from memlaw_jax.analysis.report.signs import signs
 
 SIGNS = {"alpha": "α", "beta": "β", "b": "b (nats)", "c_ref": "C_ref (nats)", "C": "C (nats)"}
+_DENSE = 10  # columns that a wide page shows at their usual distance
 HELD_OUT = {
     "largest_ranks": "largest ranks out",
     "longest_lengths": "longest lengths out",
@@ -42,6 +45,11 @@ class Table:
     faint: frozenset[int] = frozenset()
     note: str = ""
 
+    @property
+    def dense(self) -> bool:
+        """Whether it has so many columns that they need to stand closer to be seen together."""
+        return len(self.columns) > _DENSE
+
     def numeric(self, column: int) -> bool:
         """Whether a column holds numbers, which stand to the right."""
         told = [row[column] for row in self.rows if row[column].text != "–"]
@@ -64,7 +72,7 @@ def number(value: float | None, spec: str = "") -> Entry:
         said = f"{value:,.0f}"
     else:
         said = f"{value:{spec or '.4g'}}"
-    return Entry(text=said.replace("-", "−").replace(",", "\u202f"), key=value, numeric=True)
+    return Entry(text=signs(said).replace(",", "\u202f"), key=value, numeric=True)
 
 
 def percent(value: float | None) -> Entry:
@@ -92,7 +100,7 @@ def intervals(law: Law) -> Table:
         rows.append(tuple(row))
     note = (
         "Bootstrap: refits to resampled cells. Profile: where the likelihood, the other numbers refitted, stays within "
-        "its 95 % bound; 'open' where it never reaches it. Jackknife: the standard error (one, not two) from leaving "
+        "its 95 % bound; “open” where it never reaches it. Jackknife: the standard error (one, not two) from leaving "
         "out a cell or a whole rank at a time; where ranks say much more than cells, ranks differ in more than noise. "
         f"C_ref is ΔL − b at rank {law.rank_ref:.3g} and {law.length_ref:.0f} tokens, the middle of the used cells."
     )
@@ -154,7 +162,7 @@ def rival_parameters(law: Law) -> Table:
     assert law.rivals is not None
     rows = []
     for entry in law.rivals.entries:
-        values = ", ".join(f"{name} = {value:.4g}".replace("-", "−") for name, value in entry.parameters.items())
+        values = ", ".join(signs(f"{name} = {value:.4g}") for name, value in entry.parameters.items())
         rows.append((text(entry.title), text(entry.formula), text(values)))
     columns = ("form", "formula", "parameters")
     return Table(caption="Parameters of the rival forms", columns=columns, rows=tuple(rows), sortable=False)
@@ -179,32 +187,42 @@ def cells(law: Law) -> Table:
     told = {name for name, values in kinds.items() if values != {None}}
     same = [name for name in _DESIGN if name in told and len(kinds[name]) == 1]
     shown = [_OPTIONAL[name] + (name,) for name in _OPTIONAL if name in told and name not in same]
+    several = len({cell.runs for cell in law.cells}) > 1
     partly = any(0 < cell.runs_used < cell.runs for cell in law.cells)
     rows = []
     for cell in law.cells:
         row = [number(cell.rank), number(cell.length)]
-        row += [text("used" if cell.used else cell.reason or "left out"), number(cell.runs)]
+        row += [text("used" if cell.used else signs(_why(cell)))] + [number(cell.runs)] * several
         row += [number(cell.runs_used)] if partly else []
         row += [number(value, ".3f") for value in (cell.loss_initial, cell.loss_final, cell.delta, cell.predicted)]
         row += [number(cell.delta - cell.predicted, "+.3f")]
         row += [make(getattr(cell, name)) for _, make, name in shown]
         rows.append(tuple(row))
-    columns = ["rank", "length", "in the fit", "runs", *["runs used"] * partly]
+    columns = ["rank", "length", "in the fit", *["runs"] * several, *["runs used"] * partly]
     columns += ["initial loss", "final loss", "ΔL", "ΔL of the law", "residual", *[head for head, *_ in shown]]
-    shared = ", ".join(f"{_OPTIONAL[name][0]} {_OPTIONAL[name][1](*kinds[name]).text}" for name in same)
+    common = [] if several else [f"runs {law.cells[0].runs}"]
+    shared = ", ".join(common + [f"{_OPTIONAL[name][0]} {_OPTIONAL[name][1](*kinds[name]).text}" for name in same])
     return Table(
         caption=f"All {len(law.cells)} cells",
         columns=tuple(columns),
         rows=tuple(rows),
         faint=frozenset(i for i, cell in enumerate(law.cells) if not cell.used),
-        note="Means over the runs of a cell; losses in nats per answer token. Rows in grey were left out of the fit."
+        note="Means over the runs of a cell; losses in nats per answer token. Rows in grey were left out of the fit, "
+        "those with a loss beside it because that is at or below ln 2 = 0.693."
         + (f" The same in every cell: {shared}." if shared else ""),
     )
 
 
+def _why(cell: CellFit) -> str:
+    """Why a cell was left out, without the threshold, which the note tells."""
+    return (cell.reason or "left out").removesuffix(" against ln 2 = 0.693")
+
+
 def card(law: Law) -> Table:
     """The fit card, as `memlaw fit` writes it to fit_card.json."""
-    rows = tuple((text(name), text(value)) for name, value in _flat(fit_card(law)))
+    rows = tuple(
+        (text(name), text(value if name == "source" else signs(value))) for name, value in _flat(fit_card(law))
+    )
     return Table(caption="Fit card", columns=("item", "value"), rows=rows, sortable=False)
 
 
@@ -218,10 +236,18 @@ def settings(frame: pd.DataFrame) -> Table:
                 more = f" and {len(kinds) - 6} more" if len(kinds) > 6 else ""
                 rows.append((text(name.replace("_", " ")), text(", ".join(kinds[:6]) + more)))
     if "started" in frame and (when := sorted(str(value) for value in frame["started"] if _told(value))):
-        rows.append((text("started"), text(when[0] if when[0] == when[-1] else f"{when[0]} to {when[-1]}")))
+        rows.append(
+            (text("started"), text(moment(when[0]) + (f" to {moment(when[-1])}" if when[0] != when[-1] else "")))
+        )
     return Table(caption="How the runs were made", columns=("item", "value"), rows=tuple(rows), sortable=False)
 
 
+def moment(said: str) -> str:
+    """A time in UTC to the minute; what is no ISO time of UTC stays as it is."""
+    return _MOMENT.sub(r"\1 \2 UTC", said)
+
+
+_MOMENT = re.compile(r"^(\d{4}-\d{2}-\d{2})T(\d{2}:\d{2}):\d{2}(?:\.\d+)?(?:\+00:00|Z)$")
 _SETTINGS = (
     "model", "task", "dataset", "method", "protocol", "targets", "layers", "init", "alpha", "learning_rate", "steps",
     "seed", "precision", "device", "mesh", "versions", "git",
@@ -264,7 +290,7 @@ def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.6g}".replace("-", "−")
+        return signs(f"{value:.6g}")
     return "none" if value is None else str(value)
 
 
@@ -273,9 +299,9 @@ def _listed(values: Sequence[Any]) -> str:
 
 
 def _span(low: float | None, high: float | None) -> Entry:
-    ends: Iterable[str] = ("open" if end is None else f"{end:.4g}".replace("-", "−") for end in (low, high))
+    ends: Iterable[str] = ("open" if end is None else signs(f"{end:.4g}") for end in (low, high))
     return Entry(text=f"[{', '.join(ends)}]", key=low, numeric=True)
 
 
 def _p(value: float) -> str:
-    return f"{value:.2g}" if value >= 1e-3 else f"{value:.0e}".replace("e-0", "e-") if value > 0 else "0"
+    return signs(f"{value:.2g}" if value >= 1e-3 else f"{value:.0e}") if value > 0 else "0"
