@@ -182,6 +182,7 @@ def _check_twice(frame: pd.DataFrame, places: list[str]) -> None:
         if first != i:
             run = frame.iloc[i]
             raise UserError(
-                f"{places[i]}: {what} (rank {run['rank']}, length {run['length']}, loss_final {run['loss_final']:g}) "
+                f"{places[i]}: {what} (rank {run['rank']:.0f}, length {run['length']:.0f}, "
+                f"loss_final {run['loss_final']:g}) "
                 f"was already given at {places[first]}; remove one, or add a seed column"
             )

@@ -123,8 +123,8 @@ def _source_bits(frame: pd.DataFrame, ratio: float | None) -> tuple[Float[np.nda
     if assumed.any():
         notes = (
             f"{int(assumed.sum())} long-context runs do not say their ratio; their tokens were taken for random ones "
-            "(ratio 1), since the base's loss is ln V or more. With text among them, bits stored are too high: give "
-            "ratio=…",
+            "(ratio 1), since the base's loss is ln V or more. Were there text among them, bits stored would be too "
+            "high; a column ratio in the results settles it.",
         )
     if "task" not in frame:
         why = "the results do not say their task, so the entropy of the source is not known (source_bits would say it)"

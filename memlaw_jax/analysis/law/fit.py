@@ -177,7 +177,7 @@ def _one_method(frame: pd.DataFrame, method: str | None) -> tuple[pd.DataFrame, 
         if len(names) > 1:
             raise UserError(
                 f"the results hold {len(names)} methods ({', '.join(names)}); fit one, as method={names[0]!r} "
-                "(--method)"
+                f"(--method {names[0]})"
             )
         return frame, names[0] if names else None
     if method not in names:

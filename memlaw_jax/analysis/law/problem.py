@@ -119,8 +119,9 @@ def reference(cells: Cells) -> tuple[float, float]:
       UserError: fewer than 5 cells, or one rank or length only.
     """
     if len(cells) < FEWEST_CELLS:
+        left = "1 unsaturated cell is" if len(cells) == 1 else f"{len(cells)} unsaturated cells are"
         raise UserError(
-            f"only {len(cells)} unsaturated cells are left and a law needs at least {FEWEST_CELLS}; "
+            f"only {left} left and a law needs at least {FEWEST_CELLS}; "
             "add smaller ranks or longer lengths, whose final loss stays above ln 2 = 0.693"
         )
     for name, values in (("rank", cells.rank), ("length", cells.length)):

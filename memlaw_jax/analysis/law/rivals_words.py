@@ -60,8 +60,9 @@ def _law_is_not_best(rivals: Rivals, best: Rival) -> list[str]:
     gap = rivals.law.delta_aicc or 0.0
     doubt = "" if best.converged else " (its fit did not converge)"
     place = 1 + sum(entry.delta_aicc is not None and entry.delta_aicc < gap for entry in rivals.entries)
+    clear = "NOT" if gap >= WEAK else "not"
     text = (
-        f"By AICc the law is NOT the best of {len(rivals.entries)} forms but number {place}: {best.title}, "
+        f"By AICc the law is {clear} the best of {len(rivals.entries)} forms but number {place}: {best.title}, "
         f"{best.formula}{doubt}, is ahead of it by {gap:.1f} on {rivals.cells} cells{_strength(gap, rivals)}"
     )
     return [text, *_nesting(best), *_close(rivals, rivals.law)]

@@ -6,6 +6,8 @@ import numpy as np
 
 from memlaw_jax.analysis.cells import SATURATED
 from memlaw_jax.analysis.law.law import Law
+from memlaw_jax.analysis.law.problem import PARAMETERS
+from memlaw_jax.analysis.signs import signs
 
 
 def describe(law: Law, ln_vocab: float | None = None) -> str:
@@ -18,7 +20,7 @@ def describe(law: Law, ln_vocab: float | None = None) -> str:
     if ln_vocab is not None:
         lines.append(_unlearning(law, ln_vocab))
     lines += [f"Warning: {text}" for text in [*cautions(law), *law.notes]]
-    return "\n".join(line for line in lines if line)
+    return signs("\n".join(line for line in lines if line))
 
 
 def _form(law: Law) -> str:
@@ -86,7 +88,9 @@ def _simpler(law: Law) -> str:
         if test.p < 0.05 and law.draws and len(law.draws) > 2 and _resamples_allow(law, test.name):
             verdict = "is refuted by the misfit, but within the 95 % of the resamples, so perhaps not"
         said.append(f"that {_CLAIMS[test.name]} {verdict} ({p})")
-    return f"Simpler laws: {'; '.join(said)}." if said else ""
+    spare = len(law.used) - PARAMETERS
+    few = f" Only {_count(spare, 'cell')} more than parameters: all of this leans on normal noise." if spare < 4 else ""
+    return f"Simpler laws: {'; '.join(said)}.{few}" if said else ""
 
 
 def _resamples_allow(law: Law, name: str) -> bool:

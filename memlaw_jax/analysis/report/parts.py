@@ -31,8 +31,8 @@ from memlaw_jax.analysis.law.words import describe
 from memlaw_jax.analysis.report import tables
 from memlaw_jax.analysis.report.captions import FIGURES
 from memlaw_jax.analysis.report.pictures import Picture, Pictures
-from memlaw_jax.analysis.report.signs import signs
 from memlaw_jax.analysis.report.tables import Table
+from memlaw_jax.analysis.signs import signs
 from memlaw_jax.analysis.tokens.microscope import microscope
 from memlaw_jax.analysis.tokens.tokens import read_tokens
 from memlaw_jax.analysis.tokens.words import describe_microscope

@@ -13,7 +13,7 @@ import pandas as pd
 
 from memlaw_jax.analysis.law.card import fit_card
 from memlaw_jax.analysis.law.law import CellFit, Law
-from memlaw_jax.analysis.report.signs import signs
+from memlaw_jax.analysis.signs import signs
 
 SIGNS = {"alpha": "α", "beta": "β", "b": "b (nats)", "c_ref": "C_ref (nats)", "C": "C (nats)"}
 _DENSE = 10  # columns that a wide page shows at their usual distance
