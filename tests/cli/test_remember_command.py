@@ -307,7 +307,7 @@ def test_advice_names_what_is_likeliest_with_its_evidence(found: Remembered, hin
         (["--law", "nowhere.json"], ["nowhere.json", "memlaw fit"]),
         (["--law", "garbage.json"], ["garbage.json", "JSON"]),
         (["--law", "list.json"], ["no law", "list"]),
-        (["--law", "other.json"], ["no law of schema 1", "2"]),
+        (["--law", "other.json"], ["no law of schema 2", "1"]),
         (["--law", "half.json"], ["incomplete", "alpha"]),
         (["--law", "binary.json"], ["binary.json"]),
     ],
@@ -318,7 +318,7 @@ def test_an_impossible_value_is_one_sentence(
 ) -> None:
     Path("garbage.json").write_text("{")
     Path("list.json").write_text("[]")
-    Path("other.json").write_text('{"schema": 2}')
+    Path("other.json").write_text('{"schema": 1}')
     half = law(base, data, 7.0).to_dict() if arguments[1] == "half.json" else {}
     half.pop("alpha", None)
     Path("half.json").write_text(json.dumps(half))

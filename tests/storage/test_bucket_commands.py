@@ -40,7 +40,7 @@ def test_a_bucket_goes_through_all_commands(
 
     result, words = memlaw("sweep", "grid.yaml", "--out", OUT)
     assert (result["out"], result["cells"]) == (OUT, 6)
-    assert f"Next:    memlaw fit {OUT}" in words and f"{OUT}/recall.png" in words
+    assert f"Next:    memlaw report {OUT}" in words and f"{OUT}/recall.png" in words
     assert memlaw("sweep", "grid.yaml", "--out", OUT)[0]["new"] == 0
     for command, default in (
         (("fit", OUT), "law"),
@@ -50,6 +50,8 @@ def test_a_bucket_goes_through_all_commands(
         result, _ = memlaw(*command)
         assert result["out"] == f"{OUT}/{default}"
         assert result["files"] and all(file in bucket.objects() for file in result["files"])
+    assert memlaw("report", OUT)[0]["out"] == f"{OUT}/report.html" in bucket.objects()
+    assert memlaw("plan", "--law", f"{OUT}/law", "--tokens", "9")[0]["rank"] >= 1
 
     result, words = memlaw(
         "remember", "data.jsonl", "--model", str(tiny_dir), "--rank", "1", "--steps", "5", "--out", "gs://lab/mine"
