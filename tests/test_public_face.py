@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 CONTRACT = (
-    "load_base LoraConfig train Sft MemFTOT MemFTSW OptimConfig sweep recall fit_law load_adapter to_peft from_peft "
-    "UserError"
+    "load_base LoraConfig train Sft MemFTOT MemFTSW OptimConfig sweep recall fit_law plan load_adapter to_peft "
+    "from_peft UserError"
 )
 ROOMS = ("analysis", "interop", "models", "objectives", "readout", "results", "tasks", "training")
 
@@ -43,11 +43,12 @@ def test_every_room_can_be_entered_and_lists_what_may_be_used(room: str) -> None
 
 def test_functions_are_not_hidden_by_the_modules_of_their_name() -> None:
     """`ml.recall`, `ml.train` and `ml.sweep` are functions, whichever module was imported first."""
+    import memlaw_jax.analysis.planning.plan
     import memlaw_jax.readout.recall
     import memlaw_jax.training.sweep
     import memlaw_jax.training.train  # noqa: F401
 
-    for function in (ml.recall, ml.train, ml.sweep, ml.fit_law, ml.training.train, ml.readout.recall):
+    for function in (ml.recall, ml.train, ml.sweep, ml.fit_law, ml.plan, ml.training.train, ml.readout.recall):
         assert callable(function)
 
 
