@@ -154,6 +154,7 @@ def _censored(frame: pd.DataFrame, filter: str, loss: str) -> tuple[Selection, E
         if reasons
         else np.ones(len(frame), bool)
     )
+    reference(gather(frame[kept]))  # which refuses when the law leaves fewer than 5 of them open
     warm = (fit.alpha, fit.beta, fit.scale / fit.sigma, fit.offset / fit.sigma, 1 / fit.sigma)
     return Selection(kept=np.asarray(kept), reasons=reasons), fit, dataclasses.replace(problem, warm=warm)
 
