@@ -11,6 +11,7 @@ import pandas as pd
 from etils import epath
 
 from memlaw_jax.analysis import files
+from memlaw_jax.analysis.capacity import measure_capacity
 from memlaw_jax.analysis.comparison.compare import Comparison, compare
 from memlaw_jax.analysis.comparison.compare_words import describe_comparison
 from memlaw_jax.analysis.frame import Source, read_frame
@@ -33,19 +34,21 @@ def fit_and_draw(
     bootstrap: int = 400,
     seed: int = 0,
 ) -> tuple[Law, list[epath.Path], str]:
-    """Fit the law to results and write `law.json`, `fit_card.json` and the figures.
+    """Fit the law to results and write `law.json`, `fit_card.json`, `capacity.{csv,json,md}` and the figures.
 
     `ln_vocab` (nats) is the loss of a uniform guess, which the figures mark; None takes it from the records. The other
     arguments are those of `fit_law`. Returns the law, the files written, and what was found in plain words.
     Raises `UserError` for a user's mistake, and then writes nothing.
     """
-    from memlaw_jax.analysis.figures import draw_all
+    from memlaw_jax.analysis.figures import draw_all, draw_capacity, save
 
     frame = read_frame(paths)
     law = fit_law(frame, filter=filter, method=method, loss=loss, bootstrap=bootstrap, seed=seed)
     ln_vocab = uniform_loss(frame) if ln_vocab is None else ln_vocab
     place = files.folder(out)
-    written = [*law.save(place), *draw_all(frame, law, place, ln_vocab=ln_vocab)]
+    held = measure_capacity(frame, law, bootstrap=bootstrap, seed=seed)
+    written = [*law.save(place), *held.save(place), *draw_all(frame, law, place, ln_vocab=ln_vocab)]
+    written += save(draw_capacity(held), place, "capacity")
     return law, written, describe(law, ln_vocab)
 
 

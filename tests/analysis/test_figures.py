@@ -38,9 +38,10 @@ def test_fit_and_draw_writes_everything_and_leaves_matplotlib_alone(tmp_path):
     law, paths, words = fit_and_draw(frame.assign(vocab_size=5), tmp_path / "out", bootstrap=50)
     assert "uniform level ln V = 1.61" in words
     assert dict(mpl.rcParams) == before
-    assert [path.name for path in paths[:2]] == ["law.json", "fit_card.json"]
+    data = ["law.json", "fit_card.json", "capacity.csv", "capacity.json", "capacity.md"]
+    assert [path.name for path in paths[:5]] == data
     assert Law.load(paths[0]) == law
-    check(paths[2:], ALWAYS | EVIDENCE | {"heat_exact_match", "heat_token_accuracy"})
+    check(paths[5:], ALWAYS | EVIDENCE | {"capacity", "heat_exact_match", "heat_token_accuracy"})
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in paths)
 
 

@@ -9,6 +9,7 @@ from etils import epath
 
 from memlaw_jax.analysis import files
 from memlaw_jax.analysis.figures.agreement import draw_agreement
+from memlaw_jax.analysis.figures.capacity import draw_capacity
 from memlaw_jax.analysis.figures.collapse import draw_collapse
 from memlaw_jax.analysis.figures.comparison import draw_comparison
 from memlaw_jax.analysis.figures.curves import draw_curves
@@ -32,6 +33,7 @@ from memlaw_jax.analysis.law.law import Law
 __all__ = [
     "draw_agreement",
     "draw_all",
+    "draw_capacity",
     "draw_collapse",
     "draw_comparison",
     "draw_curves",
