@@ -13,6 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from memlaw_jax.analysis.cells import Cells
+from memlaw_jax.analysis.law.least_squares import Estimate, estimate
+from memlaw_jax.analysis.law.problem import of_cells, reference
+
 PAPER_RANKS = (1, 2, 4, 6, 8, 10, 12, 14, 16, 24, 32, 48, 64, 128, 256, 512)
 PAPER_LENGTHS = (50, 100, 200, 500, 1000, 2000, 3000, 4000, 5000, 6000, 7000, 8000, 10000)
 
@@ -88,3 +92,9 @@ def simulate(design: Design, s: int) -> pd.DataFrame:
             "loss_final": np.maximum(design.initial - y, 0.0).ravel(),
         }
     )
+
+
+def fit_cells(cells: Cells) -> Estimate:
+    """The least-squares law of these cells and nothing else: no filter, no evidence."""
+    middle = reference(cells)
+    return estimate(of_cells(cells, *middle), *middle)

@@ -18,10 +18,9 @@ from memlaw_jax.analysis.comparison.compare import summary
 from memlaw_jax.analysis.comparison.compare_words import describe_comparison, table, verdict
 from memlaw_jax.analysis.comparison.contrast import contrast
 from memlaw_jax.analysis.comparison.spread import difference_interval
-from memlaw_jax.analysis.law.least_squares import fit_cells
 from memlaw_jax.errors import UserError
 
-from .simulate import BASE, simulate
+from .simulate import BASE, fit_cells, simulate
 
 SMALL = BASE.but(ranks=(1, 2, 4, 8), lengths=(4000, 8000, 16000, 32000))
 

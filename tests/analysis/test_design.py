@@ -14,7 +14,7 @@ import pytest
 from memlaw_jax.analysis import fit_law
 from memlaw_jax.analysis.cells import SATURATED, Cells
 from memlaw_jax.analysis.law import varpro
-from memlaw_jax.analysis.law.least_squares import FRAGILE, fit_cells, weakly_identified
+from memlaw_jax.analysis.law.least_squares import FRAGILE, weakly_identified
 from memlaw_jax.analysis.planning.design import design_sweep
 from memlaw_jax.analysis.planning.design_basis import DEFAULT_NOISE
 from memlaw_jax.analysis.planning.design_pilot import pilot_rates
@@ -22,7 +22,7 @@ from memlaw_jax.analysis.planning.design_table import DESIGN_MARGIN, FEWEST_CELL
 from memlaw_jax.analysis.planning.design_words import describe_design
 from memlaw_jax.errors import UserError
 
-from .simulate import BASE, LONG, NOISY, simulate
+from .simulate import BASE, LONG, NOISY, fit_cells, simulate
 
 # The noise that a law can tell about has no part that grows with ΔL.
 PLAIN, ROUGH, LENGTHY = (design.but(m=0.0) for design in (BASE, NOISY, LONG))

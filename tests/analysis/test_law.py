@@ -14,12 +14,11 @@ import pytest
 from memlaw_jax.analysis import Law, describe, fit_law
 from memlaw_jax.analysis.cells import gather
 from memlaw_jax.analysis.law.bootstrap import cell_bootstrap
-from memlaw_jax.analysis.law.least_squares import fit_cells
 from memlaw_jax.analysis.law.problem import of_cells
 from memlaw_jax.analysis.law.varpro import solve
 from memlaw_jax.errors import UserError
 
-from .simulate import BASE, NARROW, NOISY, simulate
+from .simulate import BASE, NARROW, NOISY, fit_cells, simulate
 
 
 @pytest.fixture(scope="module")

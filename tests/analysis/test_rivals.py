@@ -14,12 +14,12 @@ from scipy.optimize import least_squares, nnls
 from memlaw_jax.analysis.cells import Cells, gather
 from memlaw_jax.analysis.law import rivals as module
 from memlaw_jax.analysis.law.filters import select
-from memlaw_jax.analysis.law.least_squares import fit_cells, quality
+from memlaw_jax.analysis.law.least_squares import quality
 from memlaw_jax.analysis.law.rival_fits import solve
 from memlaw_jax.analysis.law.rival_forms import FORMS, LAW
 from memlaw_jax.analysis.law.rivals import Rivals, compare_rivals
 
-from .simulate import BASE, LONG, NARROW, Design, simulate
+from .simulate import BASE, LONG, NARROW, Design, fit_cells, simulate
 
 R, N = 8.0, 7000.0  # the reference cell r₀, ℓ₀ of the truths below, about the middle of BASE
 

@@ -10,7 +10,7 @@ from memlaw_jax.analysis import fit_law
 from memlaw_jax.analysis.law import robust, varpro
 from memlaw_jax.analysis.law.outliers import outliers_suspected
 
-from .simulate import BASE, NOISY, OUTLIERS, simulate
+from .simulate import BASE, NOISY, OUTLIERS, fit_cells, simulate
 
 
 def rows(frame):
@@ -114,7 +114,6 @@ def test_suspicion_does_not_depend_on_units():
 
 def _estimate(frame):
     from memlaw_jax.analysis.cells import gather
-    from memlaw_jax.analysis.law.least_squares import fit_cells
 
     return fit_cells(gather(frame))
 

@@ -155,7 +155,7 @@ def measure_capacity(
 
     Raises `UserError` for bad input, several methods, and a threshold, ratio or bootstrap out of range.
     """
-    replicates = checked_replicates(bootstrap)
+    replicates = checked_replicates(bootstrap, seed)
     _check_share("threshold", threshold, "the exact match that counts as recalled, above 0 and up to 1", above=True)
     if ratio is not None:
         _check_share("ratio", ratio, "the share of random tokens, 0 to 1")

@@ -22,7 +22,7 @@ MAX_ITERATIONS = 200
 EXACT = 1e-6  # of the spread of ΔL: data without noise would take σ to zero, and the likelihood to infinity
 GAIN = 1e-12  # a step that would raise the log-likelihood by less (in nats, to first order) is the last
 _VALLEYS = 4
-ALPHA, BETA, G, D, H = range(5)
+G, D, H = 2, 3, 4  # places in (α, β, g, d, h)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,9 +131,8 @@ def _selected(frame: pd.DataFrame, filter: str, loss: str) -> tuple[Selection, E
         return estimate(problem, *middle)
 
     chosen = select(frame, filter, fit_runs)
-    runs = frame[chosen.kept]
-    problem, _ = problem_of(runs)
-    fit = fit_runs(runs)
+    problem, middle = problem_of(frame[chosen.kept])
+    fit = estimate(problem, *middle)
     return chosen, fit, dataclasses.replace(problem, warm=(fit.alpha, fit.beta))
 
 
@@ -155,8 +154,7 @@ def _censored(frame: pd.DataFrame, filter: str, loss: str) -> tuple[Selection, E
         else np.ones(len(frame), bool)
     )
     reference(gather(frame[kept]))  # which refuses when the law leaves fewer than 5 of them open
-    warm = (fit.alpha, fit.beta, fit.scale / fit.sigma, fit.offset / fit.sigma, 1 / fit.sigma)
-    return Selection(kept=np.asarray(kept), reasons=reasons), fit, dataclasses.replace(problem, warm=warm)
+    return Selection(kept=np.asarray(kept), reasons=reasons), fit, dataclasses.replace(problem, warm=fit.theta)
 
 
 def checked_replicates(bootstrap: int, seed: int = 0) -> int:

@@ -11,7 +11,7 @@ from scipy import stats
 
 from memlaw_jax.analysis.cells import Cells
 from memlaw_jax.analysis.law import varpro
-from memlaw_jax.analysis.law.problem import PARAMETERS, Problem, of_cells, reference
+from memlaw_jax.analysis.law.problem import PARAMETERS, Problem
 from memlaw_jax.errors import UserError
 
 FORM = "delta_loss = C * rank**alpha * length**(-beta) + b"
@@ -50,6 +50,11 @@ class Estimate:
         return self.scale * np.exp(self.alpha * u - self.beta * v) + self.offset
 
     @property
+    def theta(self) -> tuple[float, float, float, float, float]:
+        """(α, β, c/σ, b/σ, 1/σ), in which the censored likelihood is climbed."""
+        return self.alpha, self.beta, self.scale / self.sigma, self.offset / self.sigma, 1 / self.sigma
+
+    @property
     def constant(self) -> float:
         """C, the factor of r^α ℓ^(−β) (nats)."""
         return float(unreferenced(self.scale, self.alpha, self.beta, self.rank_ref, self.length_ref))
@@ -65,16 +70,6 @@ def coordinates(
 ) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
     """ln(r/r_ref) and ln(ℓ/ℓ_ref)."""
     return np.log(cells.rank / rank_ref), np.log(cells.length / length_ref)
-
-
-def fit_cells(cells: Cells) -> Estimate:
-    """The global least-squares law of these cells, each weighted by its runs (which is least squares over runs).
-
-    The reference cell is the geometric mean rank and length. Raises `UserError` when the cells cannot identify a law:
-    fewer than 5 of them, one rank or length only, or ΔL that nowhere rises with rank or falls with length.
-    """
-    middle = reference(cells)
-    return estimate(of_cells(cells, *middle), *middle)
 
 
 def estimate(problem: Problem, rank_ref: float, length_ref: float) -> Estimate:

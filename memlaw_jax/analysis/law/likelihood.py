@@ -92,8 +92,7 @@ class Likelihood:
 
     def _start(self, alpha: float | None, beta: float | None, b: float | None) -> np.ndarray:
         """Where the censored likelihood starts to climb: the law itself, with what is held."""
-        fit = self.fit
-        start = np.array([fit.alpha, fit.beta, fit.scale / fit.sigma, fit.offset / fit.sigma, 1 / fit.sigma])
+        start = np.array(self.fit.theta)
         start[0] = start[0] if alpha is None else alpha
         start[1] = start[1] if beta is None else beta
         start[3] = start[3] if b is None else 0.0

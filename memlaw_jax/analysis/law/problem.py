@@ -18,7 +18,6 @@ from memlaw_jax.analysis.law import censored, robust, varpro
 from memlaw_jax.analysis.law.varpro import PARAMETERS, Solutions
 from memlaw_jax.errors import UserError
 
-Loss = Literal["squared", "huber"]
 Kind = Literal["squared", "huber", "tobit"]
 FEWEST_CELLS = PARAMETERS + 1
 

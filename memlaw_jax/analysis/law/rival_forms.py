@@ -24,7 +24,7 @@ class Form:
     """One shape of ΔL. `k` counts its free parameters, `levels` the distinct ranks (and lengths) that it needs.
 
     `basis(θ [N P], u [K], v [K])` gives φ [N J K] and ∂φ/∂θ [N P J K]; `natural(a, θ, b, r_ref, ℓ_ref)` names the
-    parameters of `formula`. `nests` says how it and the law lie: "within" it, "around" it, or "" for neither.
+    parameters of `formula`.
     """
 
     name: str
@@ -37,7 +37,6 @@ class Form:
     columns: int = 1
     offset: bool = True
     levels: int = 2
-    nests: str = ""
 
     @property
     def low(self) -> np.ndarray:
@@ -115,7 +114,6 @@ NO_OFFSET = Form(
     basis=_power,
     natural=lambda a, t, b, r, n: {"C": unreferenced(a[0], t[0], t[1], r, n), "alpha": t[0], "beta": t[1]},
     offset=False,
-    nests="within",
 )
 RATIO = Form(
     name="ratio",
@@ -125,7 +123,6 @@ RATIO = Form(
     axes=(_axis(60),),
     basis=_ratio,
     natural=lambda a, t, b, r, n: {"A": a[0] * (r / n) ** -t[0], "gamma": t[0], "b": b},
-    nests="within",
 )
 ADDITIVE = Form(
     name="additive",
@@ -191,6 +188,5 @@ CURVATURE = Form(
     axes=(_axis(13), _axis(13), np.linspace(-1.0, 1.0, 13)),
     basis=_curvature,
     natural=lambda a, t, b, r, n: {"C": a[0], "alpha": t[0], "beta": t[1], "delta": t[2], "b": b},
-    nests="around",
 )
 FORMS = (LAW, NO_OFFSET, RATIO, ADDITIVE, LOGARITHMIC, EXPONENTIAL, CAPACITY, CURVATURE)
