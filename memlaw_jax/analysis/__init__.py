@@ -27,8 +27,9 @@ from memlaw_jax.analysis.comparison import (
     describe_rates,
     methods_table,
 )
+from memlaw_jax.analysis.curves import read_curves
 from memlaw_jax.analysis.frame import read_frame
-from memlaw_jax.analysis.law import Law, describe, fit_law
+from memlaw_jax.analysis.law import Law, PooledLaw, describe, fit_law, pool
 from memlaw_jax.analysis.planning import (
     Plan,
     SweepDesign,
@@ -52,6 +53,7 @@ __all__ = [
     "Methods",
     "Microscope",
     "Plan",
+    "PooledLaw",
     "SweepDesign",
     "Tokens",
     "best_rates",
@@ -77,6 +79,8 @@ __all__ = [
     "microscope",
     "pilot_rates",
     "plan",
+    "pool",
+    "read_curves",
     "read_frame",
     "read_tokens",
     "write_report",

@@ -32,7 +32,7 @@ from memlaw_jax.version import __version__
 COMMANDS = (demo, sweep, fit, report, plan, microscope, remember, recall, export, compare, check)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse's own mistakes in our form: one sentence, exit code 2."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
@@ -41,7 +41,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = _Parser(
+    top = Parser(
         prog="memlaw",
         description="How much can a LoRA adapter remember word for word? Measure it, fit the law, predict.",
     )
@@ -62,7 +62,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; the exit code.
+    """Runs one command; the exit code, as `command` says."""
+    return command(parse(parser(), arguments))
+
+
+def command(args: argparse.Namespace) -> int:
+    """Runs `args.run(args)` and prints what it returns, or what went wrong; the exit code.
 
     0 on success, and when SIGTERM came while lanes were trained, which are saved; 2 on a user's mistake; 130 or 143
     when stopped by a signal elsewhere.
@@ -70,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    code = _run(_parse(arguments))
+    code = _run(args)
     if code:
         processes.leave(code)
     return code
@@ -119,9 +124,8 @@ def _told(words: str, code: int, begin: str = "") -> int:
     return code
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(top: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
     """Overrides may stand before and after options; argparse leaves those after an option over."""
-    top = parser()
     args, rest = top.parse_known_args(arguments)
     if rest and (not hasattr(args, "overrides") or any(word.startswith("-") for word in rest)):
         top.error(f"unrecognized arguments: {' '.join(rest)}")

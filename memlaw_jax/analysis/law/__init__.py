@@ -2,6 +2,7 @@
 
 from memlaw_jax.analysis.law.fit import fit_law
 from memlaw_jax.analysis.law.law import CellFit, Flags, Law
+from memlaw_jax.analysis.law.pooled import PooledLaw, pool
 from memlaw_jax.analysis.law.words import describe
 
-__all__ = ["CellFit", "Flags", "Law", "describe", "fit_law"]
+__all__ = ["CellFit", "Flags", "Law", "PooledLaw", "describe", "fit_law", "pool"]

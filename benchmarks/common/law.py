@@ -1,0 +1,74 @@
+"""Rows and verdicts about laws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from common.numbers import number, paper
+from common.table import Claim, Row, verdict
+from memlaw_jax.analysis import Law, pool
+from memlaw_jax.analysis.law.rivals_words import WEAK
+
+
+def law_rows(name: str, laws: Mapping[str, Law], known: Mapping[str, Any], torch: Law | None) -> list[Row]:
+    """One law, or one through the cells of several: cells, R², MAPE and parameters beside the paper's."""
+    found = pool(laws)
+    dropped = sum(len(law.dropped) for law in laws.values())
+    rows = [
+        Row(
+            what=f"{name}: cells fitted (left out as saturated)",
+            paper=str(known.get("points", "")),
+            ours=f"{found.cells} ({dropped})",
+            pytorch=f"{len(torch.used)} ({len(torch.dropped)})" if torch else "",
+        ),
+        Row(
+            what=f"{name}: R²",
+            paper=number(known.get("r2")),
+            ours=number(found.r2, found.intervals["r2"]),
+            pytorch=number(torch.r2) if torch else "",
+        ),
+        Row(
+            what=f"{name}: MAPE, %",
+            paper=number(known.get("mape")),
+            ours=number(100 * found.mape),
+            pytorch=number(100 * torch.mape) if torch else "",
+        ),
+    ]
+    for key in ("alpha", "beta", "b", "C"):
+        rows.append(
+            Row(
+                what=f"{name}: {_SIGNS.get(key, key)}",
+                paper=number(known.get(key)),
+                ours=number(getattr(found, key), found.intervals[key]),
+                pytorch=number(getattr(torch, key), torch.interval(key)) if torch else "",
+            )
+        )
+    return rows
+
+
+_SIGNS = {"alpha": "α", "beta": "β"}
+
+
+def law_claims(name: str, laws: Mapping[str, Law]) -> list[Claim]:
+    """Whether R² is above what the paper says, by its interval over resampled cells; of one law, also its rivals."""
+    found, above = pool(laws), paper()["claims"]["law"]["r2_above"]
+    told = f"R² {number(found.r2, found.intervals['r2'])} over {found.cells} cells, MAPE {100 * found.mape:.2g} %."
+    which = "one law describes" if len(laws) > 1 else "the law describes"
+    claims = [
+        Claim(claim=f"{which} {name} with R² above {above}", verdict=verdict(*found.intervals["r2"], above), evidence=told)
+    ]
+    rivals = next(iter(laws.values())).rivals if len(laws) == 1 else None
+    if rivals is not None and rivals.best is not None:
+        behind = [rival for rival in rivals.entries[1:] if rival.delta_aicc is not None]
+        best = min(behind, key=lambda rival: rival.delta_aicc or 0.0)
+        gap = (best.delta_aicc or 0.0) - (rivals.law.delta_aicc or 0.0)
+        ahead = f"{best.title}, the best of {len(rivals.entries) - 1} rivals, is {abs(gap):.1f} AICc "
+        claims.append(
+            Claim(
+                claim=f"no other form describes {name} better than the law",
+                verdict="holds" if gap >= WEAK else "does not hold" if gap <= -WEAK else "undecided",
+                evidence=ahead + ("behind." if gap >= 0 else "ahead.") + f" Below {WEAK:.0f} is no evidence.",
+            )
+        )
+    return claims

@@ -1,0 +1,38 @@
+"""What a result file says of the machine and the command, without the machine's own paths."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from typing import Any
+
+
+def hardware() -> dict[str, Any]:
+    """Hardware, date, commit and versions."""
+    import jax
+
+    from memlaw_jax.results import commit, now, versions
+
+    device = jax.devices()[0]
+    many = jax.device_count()
+    name = cpu() if device.platform == "cpu" else f"{many} × {device.device_kind}"
+    return {
+        "hardware": name,
+        "date": now(),
+        "git": commit(),
+        "versions": {"python": platform.python_version()} | versions(),
+    }
+
+
+def cpu() -> str:
+    """The processor and how many of its cores may be used."""
+    with open("/proc/cpuinfo") as file:
+        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} {'core' if cores == 1 else 'cores'} of {names[0] if names else platform.processor()}"
+
+
+def without_places(text: str) -> str:
+    """A text with the last part alone of every absolute path in it."""
+    return re.sub(r"(?<![\w.])/(?:[\w.+-]+/)*([\w.+-]*)", r"\1", text)
