@@ -14,6 +14,7 @@ from memlaw_jax.analysis.figures.collapse import draw_collapse
 from memlaw_jax.analysis.figures.comparison import draw_comparison
 from memlaw_jax.analysis.figures.curves import draw_curves
 from memlaw_jax.analysis.figures.decoupling import draw_decoupling
+from memlaw_jax.analysis.figures.density import draw_density, draw_exponents
 from memlaw_jax.analysis.figures.ellipse import draw_ellipse
 from memlaw_jax.analysis.figures.extrapolation import draw_extrapolation
 from memlaw_jax.analysis.figures.failing import draw_failures, draw_order
@@ -21,12 +22,16 @@ from memlaw_jax.analysis.figures.heat import METRICS, draw_heat
 from memlaw_jax.analysis.figures.methods import draw_methods
 from memlaw_jax.analysis.figures.microscope import draw_microscope
 from memlaw_jax.analysis.figures.positions import draw_positions
+from memlaw_jax.analysis.figures.probability_grid import draw_probability_grid
 from memlaw_jax.analysis.figures.profiles import draw_profiles
 from memlaw_jax.analysis.figures.recall import draw_recall
 from memlaw_jax.analysis.figures.recall_vs_p import draw_recall_vs_p
 from memlaw_jax.analysis.figures.residuals import draw_residuals
 from memlaw_jax.analysis.figures.rivals import draw_rivals
+from memlaw_jax.analysis.figures.rule import draw_rule
+from memlaw_jax.analysis.figures.scenarios import draw_scenarios
 from memlaw_jax.analysis.figures.style import save
+from memlaw_jax.analysis.figures.training_curves import draw_training_curves
 from memlaw_jax.analysis.frame import Source, read_frame
 from memlaw_jax.analysis.law.law import Law
 
@@ -38,7 +43,9 @@ __all__ = [
     "draw_comparison",
     "draw_curves",
     "draw_decoupling",
+    "draw_density",
     "draw_ellipse",
+    "draw_exponents",
     "draw_extrapolation",
     "draw_failures",
     "draw_heat",
@@ -46,12 +53,16 @@ __all__ = [
     "draw_microscope",
     "draw_order",
     "draw_positions",
+    "draw_probability_grid",
     "draw_profiles",
     "draw_recall",
     "draw_recall_vs_p",
     "draw_residuals",
     "draw_rivals",
+    "draw_rule",
+    "draw_scenarios",
     "draw_sweep",
+    "draw_training_curves",
     "save",
 ]
 
@@ -63,9 +74,9 @@ def draw_all(
 
     `law.{png,svg}`: ΔL against rank and against length with the fitted lines; `predicted_vs_measured`; `collapse`,
     `residuals` and `extrapolation`; `ellipse`, `profiles` and `rivals` where the law has draws, profiles and rivals;
-    and, over the grid rank × length, `heat_final_loss`, `heat_exact_match`, `heat_token_accuracy` where the columns
-    exist. `frame` is what the law was fitted to (runs of other methods are passed over); `ln_vocab` (nats) marks the
-    loss of a uniform guess.
+    and, over the grid rank × length, `heat_final_loss`, `heat_exact_match`, `heat_token_accuracy`,
+    `heat_token_accuracy_free` where the columns exist. `frame` is what the law was fitted to (runs of other methods are
+    passed over); `ln_vocab` (nats) marks the loss of a uniform guess.
     """
     frame = read_frame(frame)
     if law.method is not None and "method" in frame.columns:

@@ -53,6 +53,14 @@ METRICS = (
         palette="viridis",
         bounded=True,
     ),
+    Metric(
+        name="token_accuracy_free",
+        column="token_accuracy_free",
+        title="Token accuracy, free-running: decoded right",
+        unit="% of answer tokens",
+        palette="viridis",
+        bounded=True,
+    ),
 )
 
 

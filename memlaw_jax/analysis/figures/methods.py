@@ -47,7 +47,7 @@ def draw_methods(found: Methods, task: str) -> Figure:
     lengths = sorted({int(length) for length in table["length"]})
     measures = [measure for measure in MEASURES.values() if (table["measure"] == measure.column).any()]
     names = [name for name in found.names if (table["method"] == name).any()]
-    looks = _looks(names)
+    looks = method_looks(names)
     with style.look():
         made = style.figure(3.15 * len(measures) + 0.5, 3.05 * len(lengths) + 0.75)
         panels = made.subplots(len(lengths), len(measures), sharex=True, squeeze=False)
@@ -106,7 +106,7 @@ def _panel(axes: Axes, table: pd.DataFrame, measure: Measure, looks: dict[str, t
                   fontsize=8.5, color=style.MUTED)  # fmt: skip
 
 
-def _looks(names: list[str]) -> dict[str, tuple[str, str]]:
+def method_looks(names: list[str]) -> dict[str, tuple[str, str]]:
     """A colour and a marker for each method; the paper's have theirs in every figure."""
     spare = iter(_OTHERS * len(names))
     return {name: _METHODS.get(name) or next(spare) for name in names}

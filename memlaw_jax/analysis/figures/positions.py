@@ -52,9 +52,11 @@ def draw_positions(tokens: Tokens, method: str, length: int | None = None, thres
     return made
 
 
-def panel_each(number: int, what: str, across: str = "position in the answer") -> tuple[Figure, list[Axes]]:
-    """A figure of `number` small panels on shared axes, at most four a row, rows as even as can be."""
-    rows = math.ceil(number / COLUMNS)
+def panel_each(
+    number: int, what: str, across: str = "position in the answer", columns: int = COLUMNS
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `number` small panels on shared axes, at most `columns` a row, rows as even as can be."""
+    rows = math.ceil(number / columns)
     columns = math.ceil(number / rows)
     made = style.figure(max(2.9 * columns + 0.5, 6.4), 2.3 * rows + 1.2)
     panels = made.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)

@@ -84,8 +84,8 @@ def _colours(values: Sequence[int], name: str, low: float, high: float) -> dict[
     return dict(zip(values, mpl.colormaps[name](at), strict=True))
 
 
-def key(made: Figure, axes: Axes, colours: dict[int, Any], title: str, falling: bool = False) -> None:
-    """A stepped colour bar beside the axes: a legend that covers no data, for any number of lines.
+def key(made: Figure, axes: Axes | list[Axes], colours: dict[int, Any], title: str, falling: bool = False) -> None:
+    """A stepped colour bar beside the axes, or beside several: a legend that covers no data, for any number of lines.
 
     `falling` puts the smallest value on top, for lines that stand in that order.
     """

@@ -61,6 +61,11 @@ FIGURES = {
         "Token accuracy over rank and length",
         "The share of answer tokens whose arg-max is right when the answer before them is given.",
     ),
+    "token_accuracy_free": (
+        "Free-running token accuracy over rank and length",
+        "The share of answer tokens that greedy decoding writes right, position by position. After the first failure "
+        "next to nothing is, so where that stands still the share falls as 1/ℓ.",
+    ),
     "recall_vs_p": (
         "Share of right tokens against their probability",
         "Above ½ a token is surely the arg-max; below, that depends on how the rest is shared out.",
