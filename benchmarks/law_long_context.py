@@ -34,10 +34,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from common.command import Benchmark
 from common.given import TEXT, Given, Part
-from common.law import law_claims, law_rows
+from common.law import law_claims, law_files, law_rows
 from common.numbers import paper
 from common.table import Claim, Report, Row, scale_rows
-from memlaw_jax.analysis import Law, fit_and_draw, fit_law, pool, read_frame
+from memlaw_jax.analysis import Law, fit_law, pool, read_frame
 from memlaw_jax.analysis.figures import draw_density, draw_exponents, save
 from memlaw_jax.errors import UserError
 
@@ -71,8 +71,8 @@ def report(given: Given, parts: Sequence[Part]) -> Report:
         frame = read_frame(given.out / part.folder)
         frames.append(frame.assign(ratio=part.folder))
         try:
-            laws[part.folder], files, _ = fit_and_draw(frame, given.out / part.folder / "law")
-            written += files
+            law = laws[part.folder] = fit_law(frame)
+            written += law_files(frame, law, given.out / part.folder, "token_accuracy_free")
         except UserError as error:
             untold.append(f"{part.folder} has no law: {error}.")
     torch = torch_laws(given, untold)

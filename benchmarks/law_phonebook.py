@@ -14,8 +14,8 @@ Command:
         --out gs://BUCKET/qwen_book                                 # TPU pod: the same on every host, see tpu_configs/
     python benchmarks/law_phonebook.py --scale paper --model DIR --hardware v5e-16 --dry-run
 
-The paper's own books are used with `task.path=FILE.jsonl`. OUT gets `table.md`, `result.json`, `law/`, and a folder a
-batch size with the records. The same command goes on where it was stopped.
+The paper's own books are used with `task.path=FILE.jsonl`. OUT gets `table.md`, `result.json`, `law.json`, the
+figures, and a folder a batch size with the records. The same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from common.command import Benchmark
 from common.given import Given, Part
-from common.law import law_claims, law_rows
+from common.law import law_claims, law_files, law_rows
 from common.numbers import paper
 from common.phonebook import by_batch
 from common.table import Report, scale_rows
-from memlaw_jax.analysis import fit_and_draw, fit_law, read_frame
+from memlaw_jax.analysis import fit_law, read_frame
 
 TINY = ["lengths=[20,40,60]", "ranks=[1,2,4]", "seeds=[0]", "optim.epochs=5"]
 
@@ -47,7 +47,8 @@ def parts(given: Given) -> list[Part]:
 def report(given: Given, parts: Sequence[Part]) -> Report:
     """The law of all lengths, beside the paper's."""
     frame = read_frame([given.out / part.folder for part in parts])
-    law, written, _ = fit_and_draw(frame, given.out / "law")
+    law = fit_law(frame)
+    written = law_files(frame, law, given.out, "exact_match")
     torch = given.pytorch()
     family = given.family if given.scale == "paper" else "qwen"
     known = next(

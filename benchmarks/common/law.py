@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
 from common.numbers import number, paper
 from common.table import Claim, Row, verdict
+from etils import epath
+
 from memlaw_jax.analysis import Law, pool
+from memlaw_jax.analysis.figures import METRICS, draw_curves, draw_heat, save
+from memlaw_jax.analysis.files import folder
 from memlaw_jax.analysis.law.rivals_words import WEAK
 
 
@@ -72,3 +77,12 @@ def law_claims(name: str, laws: Mapping[str, Law]) -> list[Claim]:
             )
         )
     return claims
+
+
+def law_files(frame: pd.DataFrame, law: Law, place: epath.Path, metric: str) -> list[epath.Path]:
+    """`law.json`, `fit_card.json`, ΔL over rank and over length as in the paper's Figure 2, and a heat map of a metric."""
+    written = [*law.save(folder(place)), *save(draw_curves(frame, law), place, "figure_2")]
+    shown = next(one for one in METRICS if one.name == metric)
+    if shown.column in frame.columns and frame[shown.column].notna().any():
+        written += save(draw_heat(frame, shown), place, f"heat_{metric}")
+    return written

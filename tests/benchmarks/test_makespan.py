@@ -80,6 +80,53 @@ def test_a_torn_line_is_run_again(tmp_path: Path):
 
 
 @pytest.mark.parity
+def test_a_dry_run_tells_the_roads_and_writes_nothing(tmp_path: Path, python: str, child_environment: dict[str, str]):
+    pytest.importorskip("torch")
+    out = tmp_path / "out"
+    command = [python, str(BENCHMARKS / "makespan.py"), "--scale", "tiny", "--dry-run", "--out", str(out)]
+    done = subprocess.run(command, env=child_environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("6 cells: ranks 1, 2, 4; lengths 12, 24; 20 steps each.")
+    assert [line.split(":")[0] for line in done.stdout.splitlines()[1:4]] == ["- ours", "- plain", "- released"]
+    assert not out.exists()
+
+
+def test_the_papers_grid_is_reckoned_and_more_chips_take_less_time():
+    from makespan_plan import paper_plan
+
+    def hours(hardware: str) -> dict[str, float]:
+        lines = paper_plan("Qwen/Qwen3-8B", hardware, ["ours", "plain", "released"]).splitlines()
+        assert lines[0].startswith("208 cells of Qwen/Qwen3-8B: ranks 1, 2, 4") and "2000 steps" in lines[0]
+        found = [line for line in lines if line.startswith("- ")]
+        return {line[2:].split(":")[0]: float(line.split(" hours")[0].split("about ")[1]) for line in found}
+
+    few, many = hours("v5e-8"), hours("v5e-256")
+    assert few["plain"] == pytest.approx(32 * many["plain"], rel=0.2)
+    assert few["released"] == many["released"] > 3 * hours("h100-1")["plain"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--scale", "grid"], "invalid choice: 'grid'"),
+        (["--scale", "paper"], "--scale paper, and it alone, wants --hardware NAME"),
+        (["--hardware", "v5e-8"], "--scale paper, and it alone, wants --hardware NAME"),
+        (["--scale", "paper", "--hardware", "abacus"], "--hardware is abacus, which tpu_configs/ has no file for"),
+        (["--scale", "paper", "--hardware", "v5e-8", "--model", "no/model"], "model is 'no/model'"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    import makespan
+
+    monkeypatch.setattr(makespan, "one_core", lambda core: 0)  # this process goes on with what it has
+    assert makespan.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and said in error and error.count("\n") == 1
+
+
+@pytest.mark.parity
 def test_the_release_goes_on_where_it_was_killed(tmp_path: Path, quick_compiler: None):
     pytest.importorskip("torch")
     import makespan_roads

@@ -43,17 +43,21 @@ def test_a_run_measures_every_side(dtype: str, tmp_path: Path, python: str, chil
 
 
 @pytest.fixture
-def measured(quick_compiler: None) -> Callable[[], dict[str, Any]]:
+def measured(quick_compiler: None) -> Callable[..., dict[str, Any]]:
     """One case on the tiny scale, in this process."""
     from throughput_model import SCALES, random_base, torch_twin
     from throughput_run import measure
 
     scale = replace(SCALES["tiny"], rounds=1, adapters=(1, 2))
     base = random_base(scale.config, scale.dtype)
-    return lambda: measure(base, torch_twin(base), scale, 24, ends=float("inf"))
+
+    def run(ends: float = float("inf"), **more: Any) -> dict[str, Any]:
+        return measure(base, torch_twin(base), replace(scale, minutes=1.0), 24, ends=ends, **more)
+
+    return run
 
 
-def test_sides_that_disagree_are_not_timed(measured: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch):
+def test_sides_that_disagree_are_not_timed(measured: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch):
     import throughput_sides
     from throughput_table import table
 
@@ -70,7 +74,7 @@ def test_sides_that_disagree_are_not_timed(measured: Callable[[], dict[str, Any]
 
 
 def test_a_side_that_runs_out_of_memory_ends_nothing_else(
-    measured: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    measured: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ):
     import throughput_sides
 
@@ -85,6 +89,50 @@ def test_a_side_that_runs_out_of_memory_ends_nothing_else(
     case = measured()
     assert case["sides"][-1]["failed"] == "out of memory: RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes in x"
     assert all(len(side["ms"]) == 1 for side in case["sides"][:-1])
+
+
+def test_what_is_not_begun_in_time_is_left_out_and_what_is_there_is_kept(measured: Callable[..., dict[str, Any]]):
+    from throughput_table import table
+
+    kept: list[str] = []
+    case = measured(ends=0.0, keep=lambda case: kept.append(json.dumps(case)))
+    assert all(side["failed"].startswith("out of time") for side in case["sides"])
+    assert "out of time" in table([case], 1.0)
+    kept.clear()
+    case = measured(keep=lambda case: kept.append(json.dumps(case)))
+    assert len(kept) == 2  # after the check, and after the round
+    assert [len(side["ms"]) for side in json.loads(kept[0])["sides"]] == [0] * 5
+    assert [len(side["ms"]) for side in json.loads(kept[1])["sides"]] == [1] * 5
+
+
+def test_any_error_of_a_side_is_noted_and_told(
+    measured: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    import throughput_sides
+
+    def broken(*arguments: Any, **more: Any) -> Any:
+        raise ValueError("no such kernel")
+
+    monkeypatch.setattr(throughput_sides, "train_cells", broken)
+    case = measured()
+    assert [side.get("failed") for side in case["sides"]] == [None, None, *["ValueError: no such kernel"] * 3]
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_dry_run_tells_sides_and_lengths_and_writes_nothing(
+    tmp_path: Path, python: str, child_environment: dict[str, str]
+):
+    command = [python, str(BENCHMARKS / "throughput.py"), "--scale", "paper", "--tokens", "500", "--dry-run"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "out")], env=child_environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|")[1:4] for line in done.stdout.splitlines() if line.startswith("| 500")]
+    assert [tuple(cell.strip() for cell in row[1:]) for row in rows] == [
+        ("a", "1"), ("b", "1"), ("c", "1"), ("d", "1"), ("d", "16")
+    ]  # fmt: skip
+    assert "weights of 16.38 GB" in done.stdout and "8 minutes" in done.stdout
+    assert not (tmp_path / "out").exists()
 
 
 def test_both_libraries_have_the_same_weights(quick_compiler: None):

@@ -101,6 +101,7 @@ def test_places_of_this_machine_are_left_out():
         (["--adapters", "0"], "--adapters has 0"),
         (["--rounds", "0"], "--rounds is 0"),
         (["--scale", "70b"], "invalid choice"),
+        (["--scale", "8b"], "invalid choice: '8b'"),
         (["--core", "4096"], "--core is 4096"),
     ],
 )
@@ -108,3 +109,16 @@ def test_a_mistake_is_one_sentence(arguments: list[str], said: str, capsys: pyte
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and said in error and error.count("\n") == 1
+
+
+def test_jax_has_the_gpu_where_ours_runs_alone_and_lengths_are_not_mixed():
+    from throughput import _alone, parser
+    from throughput_machine import Mistake
+
+    def alone(*arguments: str) -> bool:
+        return _alone(parser().parse_args(["--scale", "paper", *arguments]))
+
+    assert not alone() and not alone("--tokens", "500", "2000")
+    assert alone("--tokens", "10000") and alone("--tokens", "500", "2000", "--alone", "100")
+    with pytest.raises(Mistake, match="up to and beyond 2000"):
+        alone("--tokens", "500", "10000")

@@ -1,0 +1,255 @@
+"""SFT against MemFT, rank by rank: what the two benchmarks of the paper's Table 2 share."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from etils import epath
+
+from common.given import Given, Part
+from common.numbers import mean_interval, number, paper, percent
+from common.table import Claim, Report, Row, scale_rows, verdict
+from memlaw_jax.analysis import (
+    Methods,
+    best_rates,
+    compare_methods,
+    describe_methods,
+    describe_rates,
+    methods_table,
+    read_curves,
+    read_frame,
+)
+from memlaw_jax.analysis.figures import draw_methods, draw_training_curves, save
+from memlaw_jax.analysis.files import folder, write
+from memlaw_jax.errors import UserError
+
+CONTROL = "control"
+RATES = "0.003,0.03"  # beside the 0.01 of the sweeps themselves
+LONGER = "sft at twice the steps"
+LISTED = 3  # lengths that the table tells one by one; methods.md tells all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One half of Table 2.
+
+    Attributes:
+      task: `long_context` or `phonebook`, as in the names of the configs.
+      measure: the column that the table is about, and `words` what it is.
+      other: the column to read where a PyTorch run has no `measure`.
+      recall: the training curve that tells recall.
+      twins: our methods, by the column of Table 2 that each stands beside.
+      scale: the paper's scale, for the first rows.
+      tiny: overrides of the smallest scale.
+      control: overrides of the control: the cells in transition.
+    """
+
+    task: str
+    measure: str
+    words: str
+    other: str
+    recall: str
+    twins: Mapping[str, str]
+    scale: Mapping[str, str]
+    tiny: Sequence[str]
+    control: Sequence[str]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The control, of one seed."""
+    parser.add_argument(
+        "--control", action="store_true", help="also: are the leads a matter of the learning rate or of the steps?"
+    )
+
+
+def small_parts(given: Given, setting: Setting) -> list[Part]:
+    """At the scales of the embedded base: a sweep a seed, which draws data, adapter and order, then the control's."""
+    tiny = given.scale == "tiny"
+
+    def part(place: str, seed: int, *changes: str) -> Part:
+        drawn = [*(setting.tiny if tiny else []), *changes, f"task.seed={seed}", f"seeds=[{seed}]"]
+        return Part(folder=place, config=given.sweep(f"memft_{setting.task}", drawn))
+
+    made = [part(f"seed{seed}", seed) for seed in ([0] if tiny else [0, 1, 2])]
+    if given.args.control:
+        some = [] if tiny else setting.control
+        steps = 2 * (made[0].config.optim.steps or 0)
+        longer = ["methods=[sft]", f"optim.steps={steps}", f"learning_rates=[0.01,{RATES}]"]
+        made.append(part(f"{CONTROL}/rates", 0, *some, f"learning_rates=[{RATES}]"))
+        made.append(part(f"{CONTROL}/longer", 0, *some, *longer))
+    return made
+
+
+def no_control(given: Given) -> None:
+    """The control is for the embedded base: it takes three times the runs."""
+    if given.args.control:
+        raise UserError("--control goes with --scale embedded; leave it out at --scale paper.")
+
+
+def report(given: Given, parts: Sequence[Part], setting: Setting) -> Report:
+    """Table 2, who is ahead of SFT, who leads at which ranks, and how training went."""
+    place = folder(given.out)
+    places = [given.out / part.folder for part in parts if not part.folder.startswith(CONTROL)]
+    frame = read_frame(places)
+    found = compare_methods(frame)
+    whole = found if len(found.main) == 1 else compare_methods(_over_lengths(frame, setting.measure))
+    figures, words = _curves(places, setting, place)
+    details = {"methods": found.to_dict(), "training_seconds": round(float(frame["seconds"].sum()))}
+    table = methods_table(found)
+    if whole is not found:
+        details["over_lengths"] = whole.to_dict()
+        table += f"\n## Mean over the lengths\n\n```\n{describe_methods(whole)}\n```\n"
+    if len(places) < len(parts):
+        best, said = _control(given, places[0])
+        details |= {"control": best.to_dict("records"), "control_words": said}
+        table += "\n## Learning rate and compute, one seed\n\n" + "".join(f"- {line}\n" for line in said)
+    return Report(
+        rows=[*scale_rows(frame, dict(setting.scale)), *_rows(given, frame, setting)],
+        claims=[*_ahead(found, whole, setting), _regimes(whole, setting)],
+        files=[
+            write(place / "methods.md", table),
+            *save(draw_methods(found, setting.task), place, "methods"),
+            *figures,
+        ],
+        words=words,
+        details=details,
+    )
+
+
+def _over_lengths(frame: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """A row a method, rank and seed that has every length, as Table 2 averages; its length is the sum of theirs."""
+    runs = frame.groupby(["task", "method", "rank", "seed"])
+    kept = runs["length"].transform("nunique") == frame["length"].nunique()
+    runs = frame[kept].groupby(["task", "method", "rank", "seed"])
+    means = runs[[measure, "samples", "loss_initial", "loss_final"]].mean()
+    return pd.concat([means, runs[["length", "token_visits"]].sum()], axis=1).reset_index()
+
+
+def _rows(given: Given, frame: pd.DataFrame, setting: Setting) -> list[Row]:
+    """The mean over the lengths beside the paper's, then each length where there are few."""
+    known = paper()["table_2"][setting.task][given.family if given.scale == "paper" else "qwen"]
+    torch, methods = _torch(given, setting), list(dict.fromkeys(frame["method"]))
+    lengths = sorted({int(length) for length in frame["length"]})
+    several = ", mean over ℓ" if len(lengths) > 1 else ""
+    rows = []
+    for rank in sorted({*map(int, frame["rank"]), *known["ranks"]}):
+        for method in methods:
+            theirs = known.get(setting.twins.get(method, ""))
+            told = theirs[known["ranks"].index(rank)] if theirs and rank in known["ranks"] else None
+            row = Row(
+                what=f"rank {rank}, {method}: {setting.words}, %{several}",
+                paper=number(told),
+                ours=_percent(frame, setting.measure, rank, method, len(lengths)),
+                pytorch=_percent(torch, setting.measure, rank, setting.twins.get(method, "")),
+            )
+            rows += [row] if row.paper or row.ours or row.pytorch else []
+    for length in lengths if 1 < len(lengths) <= LISTED else []:
+        ours, theirs = (table[table["length"] == length] for table in (frame, torch))
+        for rank in sorted(set(map(int, ours["rank"]))):
+            rows += [
+                Row(
+                    what=f"ℓ = {length}, rank {rank}, {method}: {setting.words}, %",
+                    ours=_percent(ours, setting.measure, rank, method),
+                    pytorch=_percent(theirs, setting.measure, rank, setting.twins.get(method, "")),
+                )
+                for method in methods
+            ]
+    return rows
+
+
+def _percent(frame: pd.DataFrame, measure: str, rank: int, method: str, lengths: int = 1) -> str:
+    """Mean over seeds of each seed's mean over lengths; seeds that lack one of the lengths are left out."""
+    runs = frame[(frame["rank"] == rank) & (frame["method"] == method)].groupby("seed")
+    values = runs[measure].mean()[runs["length"].nunique() >= lengths]
+    return percent(*mean_interval(values))
+
+
+def _torch(given: Given, setting: Setting) -> pd.DataFrame:
+    """The PyTorch run with the measure filled in, under the paper's names of its methods; no rows without one."""
+    frame, columns = given.pytorch(), ["rank", "length", "method", "seed", setting.measure]
+    if frame is None:
+        return pd.DataFrame(columns=columns)
+    names = [name for name in (setting.measure, setting.other) if name in frame.columns]
+    usual: dict[str, Any] = {"method": "sft", "seed": 0, setting.measure: frame[names[0]] if names else math.nan}
+    frame = frame.assign(**{name: value for name, value in usual.items() if name not in frame.columns})
+    return frame[columns].assign(method=frame["method"].replace(dict(setting.twins)))
+
+
+def _ahead(found: Methods, whole: Methods, setting: Setting) -> list[Claim]:
+    """Each method against SFT, over the ranks in transition."""
+    claims = []
+    for row in _of(whole.pooled, setting.measure):
+        method = row["method"]
+        twin = setting.twins.get(method, method)
+        name = method if twin == method else f"{method} (the paper's {twin} here)"
+        told = _difference(row)
+        if whole is not found:
+            each = [one for one in _of(found.pooled, setting.measure) if one["method"] == method]
+            told += " " + " ".join(f"At ℓ = {one['length']}: {_difference(one)}" for one in each)
+        claims.append(
+            Claim(
+                claim=f"{name} recalls more than sft",
+                verdict=verdict(row["low"], row["high"], 0.0),
+                evidence=f"{setting.words[0].upper()}{setting.words[1:]}, method − sft: {told}",
+            )
+        )
+    return claims
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    tally = f"{row['wins']} won, {row['ties']} tied, {row['losses']} lost of {row['pairs']} pairs of all ranks"
+    if not row["ranks"]:
+        return f"no rank in transition ({tally})."
+    ranks = ", ".join(map(str, row["ranks"]))
+    return f"{_points(row)} points over ranks {ranks} in transition, seeds: {row['seeds']} ({tally})."
+
+
+def _points(row: Mapping[str, Any]) -> str:
+    known = math.isfinite(row["low"])
+    return number(100 * row["mean"], (100 * row["low"], 100 * row["high"]) if known else None)
+
+
+def _regimes(whole: Methods, setting: Setting) -> Claim:
+    """Whether SW leads at the lower and OT at the higher ranks, by the intervals of SW − OT at single ranks."""
+    rows = _of(whole.crossing, setting.measure)
+    sliding = [row["rank"] for row in rows if row["low"] > 0]
+    only = [row["rank"] for row in rows if row["high"] < 0]
+    both = bool(sliding and only)
+    told = "; ".join(f"rank {row['rank']}: {_points(row)}" for row in rows)
+    return Claim(
+        claim=f"{whole.early} leads at low ranks and {whole.late} at high ranks",
+        verdict="undecided" if not both else "holds" if max(sliding) < min(only) else "does not hold",
+        evidence=f"{whole.early} − {whole.late} in points, {told or 'not both were run'}.",
+    )
+
+
+def _of(table: pd.DataFrame, measure: str) -> list[dict[Any, Any]]:
+    return [] if table.empty else table[table["measure"] == measure].to_dict("records")
+
+
+def _curves(places: Sequence[epath.Path], setting: Setting, out: epath.Path) -> tuple[list[epath.Path], list[str]]:
+    """Loss and recall while training, a figure a length; in words why there are none."""
+    try:
+        curves = read_curves(places)
+    except UserError as error:
+        return [], [f"There are no figures of the training: {error}."]
+    written = []
+    for length, mine in curves.groupby("length"):
+        for column, name in (("loss", "convergence"), (setting.recall, setting.recall)):
+            written += save(draw_training_curves(mine, column), out, f"{name}_l{length}")
+    return written, []
+
+
+def _control(given: Given, usual: epath.Path) -> tuple[pd.DataFrame, list[str]]:
+    """Each method at the best rate of three, and SFT at twice the steps, in the cells that the control has."""
+    rates, longer = (read_frame(given.out / CONTROL / name) for name in ("rates", "longer"))
+    cells = set(zip(rates["rank"], rates["length"], strict=True))
+    own = read_frame(usual)
+    own = own[[cell in cells for cell in zip(own["rank"], own["length"], strict=True)]]
+    best = best_rates([own, rates, longer.assign(method=LONGER)])
+    return best, describe_rates(best, longer=LONGER)
