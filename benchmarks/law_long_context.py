@@ -36,7 +36,8 @@ from common.command import Benchmark
 from common.given import TEXT, Given, Part
 from common.law import law_claims, law_files, law_rows
 from common.numbers import paper
-from common.table import Claim, Report, Row, scale_rows
+from common.table import Claim, Report, scale_rows
+
 from memlaw_jax.analysis import Law, fit_law, pool, read_frame
 from memlaw_jax.analysis.figures import draw_density, draw_exponents, save
 from memlaw_jax.errors import UserError

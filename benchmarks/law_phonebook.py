@@ -1,9 +1,9 @@
 """The law on a phone book: the paper's Table 1, PhoneBook.
 
-Repeats: ΔL(r, ℓ) = C · r^α · ℓ^(−β) + b over books of several lengths, each number seen equally often, in small batches;
-R² and MAPE as in Table 1, and the heat map of exact match.
-Hardware: `embedded`: any CPU; the results in the repository are from one core of an AMD EPYC. `paper`: the TPUs and GPUs
-of `tpu_configs/`, bfloat16, the paper's batch at each length.
+Repeats: ΔL(r, ℓ) = C · r^α · ℓ^(−β) + b over books of several lengths, each number seen equally often, in small
+batches; R² and MAPE as in Table 1, and the heat map of exact match.
+Hardware: `embedded`: any CPU; the results in the repository are from one core of an AMD EPYC. `paper`: the TPUs and
+GPUs of `tpu_configs/`, bfloat16, the paper's batch at each length.
 Time: `embedded` about 15 minutes on one core; `paper`: see --dry-run (about 80 minutes on a v5e-16, predicted).
 Expected: R² above 0.98; no recall at rank 1, and nearly all of the shorter books at rank 16.
 Command:
@@ -32,6 +32,7 @@ from common.law import law_claims, law_files, law_rows
 from common.numbers import paper
 from common.phonebook import by_batch
 from common.table import Report, scale_rows
+
 from memlaw_jax.analysis import fit_law, read_frame
 
 TINY = ["lengths=[20,40,60]", "ranks=[1,2,4]", "seeds=[0]", "optim.epochs=5"]
@@ -51,9 +52,7 @@ def report(given: Given, parts: Sequence[Part]) -> Report:
     written = law_files(frame, law, given.out, "exact_match")
     torch = given.pytorch()
     family = given.family if given.scale == "paper" else "qwen"
-    known = next(
-        row for row in paper()["table_1"]["rows"] if row["model"] == family and row["data"] == "phone book"
-    )
+    known = next(row for row in paper()["table_1"]["rows"] if row["model"] == family and row["data"] == "phone book")
     said = paper()["protocol"]["phonebook"]
     scale = {
         "model": given.model,
@@ -64,7 +63,9 @@ def report(given: Given, parts: Sequence[Part]) -> Report:
         "protocol": "paper",
     }
     rows = scale_rows(frame, scale)
-    rows += law_rows("phone book", {"book": law}, known, fit_law(torch, method=_sft(torch)) if torch is not None else None)
+    rows += law_rows(
+        "phone book", {"book": law}, known, fit_law(torch, method=_sft(torch)) if torch is not None else None
+    )
     return Report(rows=rows, claims=law_claims("a phone book", {"book": law}), files=written)
 
 

@@ -1,4 +1,4 @@
-"""The command line of the paper's benchmarks: run or resume the sweeps, then the table; or predict what they would take."""
+"""The command line of the paper's benchmarks: run or resume the sweeps, then the table; or predict what that takes."""
 
 from __future__ import annotations
 

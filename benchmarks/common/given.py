@@ -76,7 +76,7 @@ class Given:
         return self._read(CONFIGS / f"{config}.yaml", overrides)
 
     def paper_sweep(self, task: str, overrides: Sequence[str] = ()) -> SweepConfig:
-        """The file of `tpu_configs/` for the given hardware, model and task (`long_context` or `phonebook`), changed."""
+        """The file of `tpu_configs/` for the hardware, the model and a task (`long_context`, `phonebook`), changed."""
         path = TPU_CONFIGS / f"{self.args.hardware}_{FILES[self.family]}_{task}.yaml"
         if not path.exists():
             there = sorted(one.name.split("_")[0] for one in TPU_CONFIGS.glob(f"*_{FILES[self.family]}_{task}.yaml"))

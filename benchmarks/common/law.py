@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-from common.numbers import number, paper
-from common.table import Claim, Row, verdict
 from etils import epath
 
+from common.numbers import number, paper
+from common.table import Claim, Row, verdict
 from memlaw_jax.analysis import Law, pool
 from memlaw_jax.analysis.figures import METRICS, draw_curves, draw_heat, save
 from memlaw_jax.analysis.files import folder
@@ -61,7 +61,9 @@ def law_claims(name: str, laws: Mapping[str, Law]) -> list[Claim]:
     told = f"R² {number(found.r2, found.intervals['r2'])} over {found.cells} cells, MAPE {100 * found.mape:.2g} %."
     which = "one law describes" if len(laws) > 1 else "the law describes"
     claims = [
-        Claim(claim=f"{which} {name} with R² above {above}", verdict=verdict(*found.intervals["r2"], above), evidence=told)
+        Claim(
+            claim=f"{which} {name} with R² above {above}", verdict=verdict(*found.intervals["r2"], above), evidence=told
+        )
     ]
     rivals = next(iter(laws.values())).rivals if len(laws) == 1 else None
     if rivals is not None and rivals.best is not None:
@@ -80,7 +82,7 @@ def law_claims(name: str, laws: Mapping[str, Law]) -> list[Claim]:
 
 
 def law_files(frame: pd.DataFrame, law: Law, place: epath.Path, metric: str) -> list[epath.Path]:
-    """`law.json`, `fit_card.json`, ΔL over rank and over length as in the paper's Figure 2, and a heat map of a metric."""
+    """The law's files, ΔL over rank and over length as in the paper's Figure 2, and a heat map of a metric."""
     written = [*law.save(folder(place)), *save(draw_curves(frame, law), place, "figure_2")]
     shown = next(one for one in METRICS if one.name == metric)
     if shown.column in frame.columns and frame[shown.column].notna().any():

@@ -66,6 +66,14 @@ def test_the_same_command_trains_nothing_again(tmp_path: Path):
     assert records.read_bytes() == before
     assert benchmark("law_phonebook").main([*arguments, "--report-only"]) == 0
     assert records.read_bytes() == before and (out / "table.md").read_text().splitlines()[2:] == table.splitlines()[2:]
+    grid = [(rank, length) for rank in (1, 2, 4, 8) for length in (100, 200, 400)]
+    lines = [f"{rank},{length},9.0,{9.0 - 20 * rank**0.5 * length**-0.5}" for rank, length in grid]
+    torch = tmp_path / "torch.csv"
+    torch.write_text("\n".join(["rank,length,loss_initial,loss_final", *lines]) + "\n")
+    assert benchmark("law_phonebook").main([*arguments, "--report-only", "--pytorch", str(torch)]) == 0
+    rows = {row["what"]: row["pytorch"] for row in json.loads((out / "result.json").read_text())["rows"]}
+    assert rows["phone book: R²"] == "1" and rows["phone book: α"].startswith("0.5 ")
+    assert "PyTorch run" in (out / "table.md").read_text() and "PyTorch run" not in table
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +165,18 @@ def test_the_papers_numbers_belong_together():
     for method in ("sft", "memft"):
         assert len(third[method]["memory"]) == len(third[method]["generalisation"]) == len(third["ranks"])
     assert {row["model"] for row in known["table_1"]["rows"]} == {"qwen", "llama"}
+
+
+def test_a_verdict_is_by_the_interval():
+    from common.numbers import mean_interval, number, percent
+    from common.table import verdict
+
+    assert [verdict(*bounds, 0.98) for bounds in ((0.981, 1), (0.9, 0.97), (0.9, 1))] == [
+        "holds",
+        "does not hold",
+        "undecided",
+    ]
+    mean, half = mean_interval([0.1, 0.2, 0.3])
+    assert mean == pytest.approx(0.2) and half == pytest.approx(4.302653 * 0.1 / 3**0.5)
+    assert mean_interval([0.5]) == (0.5, None)
+    assert number(0.98765, (0.9, 1.0)) == "0.988 [0.9, 1]" and number(None) == "" and percent(0.5, 0.01) == "50.0 ± 1.0"
