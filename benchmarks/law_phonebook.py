@@ -35,7 +35,7 @@ from common.table import Report, scale_rows
 
 from memlaw_jax.analysis import fit_law, read_frame
 
-TINY = ["lengths=[20,40,60]", "ranks=[1,2,4]", "seeds=[0]", "optim.epochs=5"]
+TINY = ["lengths=[20,40,60]", "ranks=[1,2,4]", "seeds=[0]", "optim.epochs=5", "decode=false"]
 
 
 def parts(given: Given) -> list[Part]:

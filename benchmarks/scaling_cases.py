@@ -10,6 +10,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "tpu_configs"
 MODELS = ("qwen3-8b", "llama-3.1-8b")
 TASKS = ("long_context", "phonebook")
 SLICES = ("v5e-16", "v5e-8", "v5e-256", "2xv5e-16", "v6e-16", "v5p-32", "v4-32", "v6e-8", "v6e-256")
+GPUS = ("h200-8", "h100-1")
 BESIDE = ("v5e-16_qwen3-8b_long_context", "v5e-16_qwen3-8b_phonebook")  # adapters only, beside the other meshes
 
 
@@ -50,8 +51,7 @@ def cases() -> list[Case]:
         for chips in (1, 4, 64) for task in TASKS for model in MODELS
     ]  # fmt: skip
     others = [
-        Case(name="h200-8_qwen3-8b_long_context", config="h200-8_qwen3-8b_long_context.yaml", group="file"),
-        Case(name="h100-1_qwen3-8b_long_context", config="h100-1_qwen3-8b_long_context.yaml", group="file"),
+        *[_file(name, model, task) for name in GPUS for task in TASKS for model in MODELS],
         Case(name="smoke_embedded", config="smoke_embedded.yaml", group="smoke"),
     ]
     return [*files[:4], *meshes[:3], *files[4:], *rest[:1], *meshes[3:], *rest[1:], *fewer, *others]

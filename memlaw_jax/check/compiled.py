@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,31 +72,33 @@ def examine(plan: PoolPlan, hardware: Hardware) -> Step:
     Raises:
       UserError: the compiler refuses the program for another reason than memory.
     """
-    usable = hardware.chip.usable
+    step = reckoned_step(plan, hardware.chip.usable)
+    if hardware.chip.platform != "tpu":
+        return step
+    told, kernels = None, None
+    try:
+        made = plan.lower(plan.program(step.remat)).compile()
+    except jax.errors.JaxRuntimeError as error:
+        total = needed_bytes(str(error))
+    else:
+        text = made.as_text() or ""
+        stats: Any = made.memory_analysis()
+        total = stats.peak_memory_in_bytes
+        told = collectives(text, layout(plan), plan.steps)
+        kernels = text.count('custom_call_target="tpu_custom_call"')
+    temporaries = max(0, total - step.weights - step.adapters - step.features)
+    return dataclasses.replace(step, temporaries=temporaries, collectives=told, kernels=kernels, compiled=True)
+
+
+def reckoned_step(plan: PoolPlan, usable: int) -> Step:
+    """A pool's step from shapes alone, on chips of which a program may take so many bytes."""
     weights, features = bytes_a_chip(plan.upper), bytes_a_chip(plan.data)
     remat = plan.remat(usable - weights - features)
-    program = plan.program(remat)
-    lanes, settings, _, _, rows = plan.arguments(program)
-    adapters = bytes_a_chip((lanes, settings, rows))
-    told, kernels = None, None
-    if compiled := hardware.chip.platform == "tpu":
-        try:
-            made = plan.lower(program).compile()
-        except jax.errors.JaxRuntimeError as error:
-            total = needed_bytes(str(error))
-        else:
-            text = made.as_text() or ""
-            stats: Any = made.memory_analysis()
-            total = stats.peak_memory_in_bytes
-            told = collectives(text, layout(plan), plan.steps)
-            kernels = text.count('custom_call_target="tpu_custom_call"')
-    else:
-        total = weights + adapters + features + reckoned_temporaries(plan, remat)
-        told = reckoned_collectives(plan, remat)
+    lanes, settings, _, _, rows = plan.arguments(plan.program(remat))
     return Step(
-        plan=plan, remat=remat, weights=weights, adapters=adapters, features=features,
-        temporaries=max(0, total - weights - adapters - features), usable=usable, collectives=told, kernels=kernels,
-        compiled=compiled,
+        plan=plan, remat=remat, weights=weights, adapters=bytes_a_chip((lanes, settings, rows)), features=features,
+        temporaries=reckoned_temporaries(plan, remat), usable=usable, collectives=reckoned_collectives(plan, remat),
+        kernels=None, compiled=False,
     )  # fmt: skip
 
 

@@ -76,6 +76,14 @@ class PoolPlan:
         samples = self.bucket.samples // self.placement.mesh.shape["data"]
         return self.lanes_a_chip * samples * self.bucket.width
 
+    def encoded(self, cell: Cell) -> Encoded:
+        """The data set of one of its cells."""
+        return self.sets[sorted({one.data for one in self.cells}).index(cell.data)]
+
+    def total_steps(self, cell: Cell) -> int:
+        """Optimiser steps of one of its cells."""
+        return self.config.optim.total_steps(len(self.encoded(cell).tokens), cell.curriculum)
+
     def with_lanes(self, lanes: int) -> PoolPlan:
         """The same pool with another number of lanes."""
         return dataclasses.replace(self, lanes=self.placement.fit(lanes))
@@ -153,14 +161,22 @@ def largest_pool(base: Base, config: SweepConfig, placement: Placement) -> PoolP
     Raises:
       UserError: a grid that cannot be run, or a mesh that does not divide the model.
     """
+    return max(pools(base, config, placement), key=lambda plan: plan.tokens_a_chip)
+
+
+def pools(base: Base, config: SweepConfig, placement: Placement) -> list[PoolPlan]:
+    """All pools of the sweep, in the order in which they run.
+
+    Raises:
+      UserError: a grid that cannot be run, or a mesh that does not divide the model.
+    """
     placement.check(base.config)
     # The grid itself needs no mesh, and this one's devices may not be here.
     grid = Grid(base, dataclasses.replace(config, mesh=MeshConfig(), parallelism="jit"))
     sets = list(grid.encoded.values())
     cells = [planned.cell for planned in grid.cells]
     groups = grouped(sets, cells, config.optim, placement, lambda encoded: _source(sets, encoded))
-    plans = [_plan(base, config, placement, bucket, group, sets) for bucket, group in groups]
-    return max(plans, key=lambda plan: plan.tokens_a_chip)
+    return [_plan(base, config, placement, bucket, group, sets) for bucket, group in groups]
 
 
 def _plan(

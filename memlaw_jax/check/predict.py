@@ -14,6 +14,8 @@ from memlaw_jax.training.memory import kept_bytes
 
 # Shares of what a maker states that large products, copies and rings are taken to reach. Assumed, not measured.
 OF_PEAK, OF_HBM, OF_LINKS = 0.4, 0.8, 0.8
+# What a step of the embedded base reaches of a CPU's measured peak; `check.local` says how that was found.
+OF_CPU_PEAK = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,7 @@ def predict(plan: PoolPlan, remat: Remat, told: Sequence[Collective], chip: Chip
     return Prediction(
         flops=flops,
         sent=within + between,
-        compute=flops / (OF_PEAK * chip.peak),
+        compute=flops / ((OF_CPU_PEAK if chip.platform == "cpu" else OF_PEAK) * chip.peak),
         memory=passes * (weights + 2 * kept) / (OF_HBM * chip.hbm),
         communication=within / (OF_LINKS * chip.ici) + network,
     )

@@ -58,11 +58,12 @@ class StandIn:
     """A device that is only counted: enough for a mesh, and for shapes on it."""
 
     id: int
-    platform: str
-    device_kind: str
+    slice_index: int
+    platform: str = "none"  # of a TPU's devices a mesh would want to know where they are
+    device_kind: str = "stand-in"
     process_index: int = 0
 
 
 def stand_ins(hardware: Hardware) -> list[Any]:
-    """Devices to reckon with where there is no compiler."""
-    return [StandIn(i, hardware.chip.platform, hardware.chip.name) for i in range(hardware.chips)]
+    """Devices of all slices to reckon with where there is no compiler."""
+    return [StandIn(i, i // hardware.chips_a_slice) for i in range(hardware.chips)]
