@@ -44,13 +44,14 @@ from memlaw_jax.errors import UserError
 
 # Text is easy, so the smallest ratio needs a longer one to leave as many cells unsaturated.
 LONGER = "lengths=[32,64,128,256,384,768]"
-TINY = ["lengths=[12,24,48]", "ranks=[1,2,4]", "seeds=[0]", "optim.steps=20"]
+TINY = ["lengths=[12,24,48]", "ranks=[1,2,4]", "seeds=[0]", "optim.steps=20", "decode=false"]
 
 
 def parts(given: Given) -> list[Part]:
     """A sweep a ratio."""
     made = []
-    for ratio in given.args.ratios or paper()["protocol"]["long_context"]["ratios"]:
+    ratios = [0.0, 1.0] if given.scale == "tiny" else paper()["protocol"]["long_context"]["ratios"]
+    for ratio in given.args.ratios or ratios:
         changes = [f"task.ratio={ratio}"]
         if given.scale == "paper":
             text = [f"task.text={TEXT}"] if ratio < 1 else []

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from common.command import Benchmark
-from common.given import TPU_CONFIGS
+from common.given import TEXT, TPU_CONFIGS
 from common.numbers import paper
 
-from tests.models.tiny import write
+from tests.models.tiny import CASES, write
 
 SCRIPTS = (
     "law_long_context",
@@ -40,10 +40,29 @@ def parts_of(name: str, *arguments: str) -> list[Any]:
     return list(made.parts(Given(parse(made.parser(), arguments), name)))
 
 
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A checkpoint of each of the paper's families, too small to remember anything."""
+    place = tmp_path_factory.mktemp("checkpoints")
+    cases = {"qwen": "qwen3", "llama": "llama3-new-schema"}
+    return {
+        family: write(place / family, case, raw=CASES[case] | {"max_position_embeddings": 512})
+        for family, case in cases.items()
+    }
+
+
+def small_model(name: str, checkpoints: dict[str, Path]) -> list[str]:
+    """Overrides that put a checkpoint that compiles quickly in the place of the embedded base."""
+    text = [f"task.text={TEXT}"] if name == "law_long_context" else []
+    return [f"model={checkpoints['qwen']}", "task.system=null", *text]
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_every_script_runs_from_start_to_table(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_every_script_runs_from_start_to_table(
+    name: str, checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     out = tmp_path / name
-    assert benchmark(name).main(["--scale", "tiny", "--out", str(out)]) == 0
+    assert benchmark(name).main(["--scale", "tiny", "--out", str(out), *small_model(name, checkpoints)]) == 0
     said = capsys.readouterr().out
     table, found = (out / "table.md").read_text(), json.loads((out / "result.json").read_text())
     assert "| paper | ours, scale tiny |" in said and "| paper | ours, scale tiny |" in table
@@ -56,9 +75,9 @@ def test_every_script_runs_from_start_to_table(name: str, tmp_path: Path, capsys
     assert sum(len(path.read_text().splitlines()) for path in records) > 0
 
 
-def test_the_same_command_trains_nothing_again(tmp_path: Path):
+def test_the_same_command_trains_nothing_again(checkpoints: dict[str, Path], tmp_path: Path):
     out = tmp_path / "law"
-    arguments = ["--scale", "tiny", "--out", str(out)]
+    arguments = ["--scale", "tiny", "--out", str(out), *small_model("law_phonebook", checkpoints)]
     assert benchmark("law_phonebook").main(arguments) == 0
     records = out / "book" / "results.jsonl"
     before, table = records.read_bytes(), (out / "table.md").read_text()
@@ -74,14 +93,6 @@ def test_the_same_command_trains_nothing_again(tmp_path: Path):
     rows = {row["what"]: row["pytorch"] for row in json.loads((out / "result.json").read_text())["rows"]}
     assert rows["phone book: R²"] == "1" and rows["phone book: α"].startswith("0.5 ")
     assert "PyTorch run" in (out / "table.md").read_text() and "PyTorch run" not in table
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A checkpoint of each of the paper's families, too small to remember anything."""
-    place = tmp_path_factory.mktemp("checkpoints")
-    cases = {"qwen": "qwen3", "llama": "llama3-new-schema"}
-    return {family: write(place / family, case) for family, case in cases.items()}
 
 
 @pytest.mark.parametrize("family", ["qwen", "llama"])
