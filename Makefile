@@ -4,13 +4,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo bench test test-parity test-all lint clean
+.PHONY: demo bench benchmarks test test-parity test-all lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/memlaw demo --out runs/demo
 
 bench: $(VENV)/.installed-parity
 	$(BIN)/python benchmarks/throughput.py --out runs/throughput
+
+benchmarks: $(VENV)/.installed-parity
+	$(BIN)/python benchmarks/run_all.py --out runs/benchmarks
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not parity"

@@ -35,7 +35,7 @@ from throughput_machine import Parser, guarded, one_core, told
 
 STEPS, APART = 8, 1e-4  # of a dispatch; the largest relative difference of a loss
 FORMS: dict[str, dict[str, Any]] = {
-    "cpu": {"tokens": 512, "adapters": 4, "rounds": 3},
+    "embedded": {"tokens": 512, "adapters": 4, "rounds": 3},
     "tiny": {"tokens": 48, "adapters": 2, "rounds": 1},
 }
 
@@ -186,7 +186,7 @@ def table(rows: Sequence[dict[str, Any]], form: dict[str, Any]) -> str:
 def parser() -> Parser:
     """The command line."""
     made = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--scale", choices=tuple(FORMS), default="cpu")
+    made.add_argument("--scale", choices=tuple(FORMS), default="embedded")
     made.add_argument("--core", type=int, help="which core to use; the last allowed one if left out")
     made.add_argument("--out", type=Path, default=Path("runs/ablation"), metavar="DIR")
     return made

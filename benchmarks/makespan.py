@@ -7,14 +7,23 @@ adapters. The law is fitted to each; where hurrying changed it, α and β would 
 What is counted: wall seconds from the loaded model to the last record on disk, each road in a process of its own, so
 compilation is counted. The release starts a process a cell and loads the model again, which is not counted, nor is its
 dropout drawn: the ratios are conservative.
-Hardware: any CPU, of which one core is used, one thread each for XLA and torch.
-Time: about 10 minutes, nearly all of it `released`, whose finished cells are kept: the same command goes on.
+The paper gives no times; `released` is the PyTorch column, measured by the same script. What is repeated is our own
+claim that a grid takes a fraction of the release's time and gives the same law (`docs/performance.md`).
+Hardware: any CPU, of which one core is used, one thread each for XLA and torch. `--scale paper` trains nothing: it
+reckons what the three roads would take on the paper's own grid, ours on the machine of `--hardware`, `released` on one
+H100, where its cells follow one another for days.
+Time: embedded about 10 minutes on a quiet core and 22 beside other processes, nearly all of it `released`, whose
+finished cells are kept: the same command goes on. Tiny a minute; paper and `--dry-run` seconds.
 Expected: `ours` at least 8 times as fast as `released`; α and β of each within the other's 95 % interval.
 Command:
 
-    python benchmarks/makespan.py --out runs/makespan
-    python benchmarks/makespan.py --out runs/makespan --roads ours      # one road again; the table has what there is
-    python benchmarks/makespan.py --scale tiny --out runs/makespan_tiny # a minute; shows that it works
+    python benchmarks/makespan.py --out runs/makespan                       # a laptop
+    python benchmarks/makespan.py --out runs/makespan --roads ours          # one road; the table has what there is
+    python benchmarks/makespan.py --scale tiny --out runs/makespan_tiny     # shows that it works
+    python benchmarks/makespan.py --dry-run                                 # cells, FLOPs, seconds, memory
+    python benchmarks/makespan.py --scale paper --hardware h100-1           # reckoned: a GPU
+    python benchmarks/makespan.py --scale paper --hardware v5e-16           # reckoned: a TPU slice
+    python benchmarks/law_long_context.py --scale paper --model PATH --hardware v5e-16     # the grid itself, on a pod
 
 OUT gets `makespan.json`, `table.md`, `makespan.png` and `.svg`, and a folder a road with its records.
 """
@@ -35,7 +44,7 @@ from throughput_machine import Mistake, Parser, guarded, one_core
 
 ROADS = ("ours", "plain", "released")
 GRIDS: dict[str, dict[str, Any]] = {
-    "grid": {"ranks": [1, 2, 4, 8, 16, 32], "lengths": [32, 64, 128, 256], "steps": 400},
+    "embedded": {"ranks": [1, 2, 4, 8, 16, 32], "lengths": [32, 64, 128, 256], "steps": 400},
     "tiny": {"ranks": [1, 2, 4], "lengths": [12, 24], "steps": 20},
 }
 SHARED = {"seed": 0, "learning_rate": 0.01, "model": "embedded"}
@@ -46,9 +55,12 @@ def parser() -> Parser:
     """The grid itself is fixed."""
     made = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = made.add_argument
-    add("--scale", choices=tuple(GRIDS), default="grid")
+    add("--scale", choices=(*GRIDS, "paper"), default="embedded", help="paper only reckons")
+    add("--model", metavar="PATH", default="Qwen/Qwen3-8B", help="with --scale paper: one of the paper's two models")
+    add("--hardware", metavar="NAME", help="with --scale paper: the machine, by its name in tpu_configs/")
     add("--roads", choices=ROADS, nargs="+", default=list(ROADS), help="which to go; finished ones are kept")
     add("--core", type=int, help="which core to use; the last allowed one if left out")
+    add("--dry-run", action="store_true", help="print what would be done, and do none of it")
     add("--out", type=Path, default=Path("runs/makespan"), metavar="DIR")
     add("--only", choices=ROADS, help=argparse.SUPPRESS)  # the child process of one road
     return made
@@ -62,15 +74,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     given = parser().parse_args(arguments)
-    core = one_core(given.core)
+    core, roads = one_core(given.core), list(dict.fromkeys(given.roads))
+    if (given.hardware is None) == (given.scale == "paper"):
+        raise Mistake("--scale paper, and it alone, wants --hardware NAME, a machine by its name in tpu_configs/.")
+    if given.scale == "paper":
+        from makespan_plan import paper_plan  # JAX reads the environment when it is imported
+
+        print(paper_plan(given.model, given.hardware, roads))
+        return 0
     plan = GRIDS[given.scale] | SHARED
+    if given.dry_run:
+        from makespan_plan import embedded_plan  # as above
+
+        print(embedded_plan(plan, roads))
+        return 0
     if given.only:
-        from makespan_roads import travel  # JAX reads the environment when it is imported
+        from makespan_roads import travel  # as above
 
         travel(given.only, plan, given.out)
         return 0
     claim(given.out, plan)
-    for road in dict.fromkeys(given.roads):
+    for road in roads:
         if finished(given.out, road, plan):
             print(f"{road}: finished earlier", flush=True)
             continue

@@ -22,6 +22,7 @@ from memlaw_jax.analysis.figures import style
 PARAMETERS = ("alpha", "beta", "b")
 SYMBOLS = {"alpha": "α", "beta": "β", "b": "b"}
 COLOURS = {"ours": style.ACCENT, "plain": "#e8a27c", "released": "#4338ca"}
+PAPER = "Paper: not given, it has no times. PyTorch: the released procedure, measured here."
 WORDS = {
     "ours": "memlaw_jax, stop: recalled, skip: saturated",
     "plain": "memlaw_jax, every cell to its budget",
@@ -40,7 +41,7 @@ def report(out: Path, plan: dict[str, Any], roads: Sequence[str], arguments: Seq
     }
     content = told("makespan.py", arguments) | {"plan": plan, "roads": found, "comparisons": compare(found)}
     content["cells"] = {road: _cells(frame) for road, frame in frames.items()}
-    text = "\n".join([f"{content['hardware']}; {content['date']}; `{content['command']}`", "", table(found), ""])
+    text = "\n".join([f"{content['hardware']}; {content['date']}; `{content['command']}`", "", table(found), PAPER, ""])
     (out / "makespan.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     (out / "table.md").write_text(text)
     with style.look():

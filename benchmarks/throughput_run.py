@@ -18,7 +18,7 @@ import transformers
 from throughput_flops import needed, released
 from throughput_machine import Mistake, matmul_peak, release_memory, told
 from throughput_model import SCALES, Scale, make_cells, random_base, random_sequence, torch_twin
-from throughput_sides import TORCH, Side, disagreement, dispatches
+from throughput_sides import CHECKED, TORCH, Side, disagreement, dispatches
 from throughput_table import peak, summarise, table, target_lines, targets
 
 from memlaw_jax.models import Base
@@ -29,16 +29,14 @@ BUSY = 0.9  # share of a core below which a wall clock measures other people's w
 
 def run(given: argparse.Namespace, arguments: Sequence[str]) -> int:
     """0, or 1 where the sides disagreed or something else than memory failed."""
-    scale, began = _scale(given), time.perf_counter()
-    if (
-        given.scale == "8b"
-        and given.device == "auto"
-        and not (jax.default_backend() == "gpu" and torch.cuda.is_available())
-    ):
-        raise Mistake("--scale 8b needs a GPU that both JAX and torch see; install both for CUDA, or use --scale cpu.")
-    torch.set_num_threads(1 if jax.default_backend() == "cpu" else torch.get_num_threads())
+    scale, began = chosen(given), time.perf_counter()
+    gpu = jax.default_backend() != "cpu"
+    if given.scale == "paper" and given.device == "auto" and not (gpu and torch.cuda.is_available()):
+        raise Mistake(
+            "--scale paper needs a GPU that both JAX and torch see; install both for CUDA, or use --scale embedded."
+        )
+    torch.set_num_threads(torch.get_num_threads() if gpu else 1)
     transformers.utils.logging.set_verbosity_error()
-    place = given.out / "throughput.json"
     try:
         given.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -56,30 +54,42 @@ def run(given: argparse.Namespace, arguments: Sequence[str]) -> int:
     }
     ends = math.inf if scale.minutes is None else began + 60 * scale.minutes
     base, model = random_base(scale.config, scale.dtype), None
-    for tokens in sorted(scale.tokens):
+    for tokens in scale.tokens:
         if time.perf_counter() > ends:
-            print(f"{tokens} tokens: left out, {scale.minutes} minutes are over", flush=True)
+            print(f"{tokens} tokens: left out, {scale.minutes:g} minutes are over", flush=True)
             continue
         if tokens > scale.alone:
             model = None  # makes room
             release_memory()
         elif model is None:
             model = torch_twin(base)
-        case = measure(base, model, scale, tokens, ends, CLOCKS[given.clock])
-        found["cases"].append(case)
+        earlier = found["cases"]
+
+        def keep(case: dict[str, Any], earlier: list[dict[str, Any]] = earlier) -> None:
+            found["cases"] = [*earlier, case]
+            found["seconds"] = round(time.perf_counter() - began, 1)
+            _write(found, given.out, gpu)
+
+        case = measure(base, model, scale, tokens, ends, CLOCKS[given.clock], keep)
         found["matmul"].append(matmul_peak(scale.dtype, CLOCKS[given.clock]))
-        found["seconds"] = round(time.perf_counter() - began, 1)
-        found["rows"] = [row for one in found["cases"] for row in summarise(one, peak(found))]
-        found["targets"] = targets(found["cases"], peak(found), gpu=jax.default_backend() != "cpu")
-        place.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        keep(case)
         print(_words(case), flush=True)
     return _report(found, given.out)
 
 
 def measure(
-    base: Base, model: Any, scale: Scale, tokens: int, ends: float, clock: Callable[[], float] = time.perf_counter
+    base: Base,
+    model: Any,
+    scale: Scale,
+    tokens: int,
+    ends: float,
+    clock: Callable[[], float] = time.perf_counter,
+    keep: Callable[[dict[str, Any]], None] = lambda case: None,
 ) -> dict[str, Any]:
-    """One length of sequence: the check, then rounds until there are enough or the time is over."""
+    """One length of sequence: the check, then rounds until there are enough or the time is over.
+
+    `keep` is given what there is after the check and after each round.
+    """
     sides = _sides(base, model, scale, tokens, clock)
     answers, layer = sides[0].encoded.answer_tokens, scale.config.paper_layer
     shape = {"layer": layer, "tokens": tokens, "answers": answers}
@@ -94,28 +104,37 @@ def measure(
     uncached = needed(scale.config, rank=sides[0].cells[0].lora.rank, cached=False, **shape)
     case: dict[str, Any] = {"tokens": tokens, "answers": answers, "flops_uncached": uncached}
     steps, _ = dispatches(scale.steps_of(tokens), 1, scale.least)
-    losses = {f"{side.name}{len(side.cells)}": side.losses(steps) for side in sides}
-    losses = {name: values for name, values in losses.items() if values is not None}
+    losses = {}
+    for side in sides:
+        if time.perf_counter() > ends:
+            side.leave_out(f"out of time: not begun, {scale.minutes:g} minutes are over")
+        elif (values := side.losses(steps)) is not None:
+            losses[f"{side.name}{len(side.cells)}"] = values
     if losses:
         case["loss"] = {name: [float(value) for value in values] for name, values in losses.items()}
-        apart = disagreement(losses)
-        case["agreement"] = {"steps": steps, "largest_relative_difference": apart}
+        compared = CHECKED if scale.dtype == "bfloat16" else steps
+        apart = disagreement({name: values[:compared] for name, values in losses.items()})
+        case["agreement"] = {"steps": compared, "largest_relative_difference": apart}
         if max(apart.values()) > scale.tolerance[scale.dtype]:
             words = ", ".join(f"{name} {value:.1e}" for name, value in apart.items())
             case["disagrees"] = f"the losses differ (relative, from the first: {words}); nothing was timed"
-    done = 0
-    while "disagrees" not in case and done < scale.rounds and (done == 0 or time.perf_counter() < ends):
+    case |= {"rounds": 0, "sides": [side.found for side in sides]}
+    keep(case)
+    while (
+        "disagrees" not in case and case["rounds"] < scale.rounds and (not case["rounds"] or time.perf_counter() < ends)
+    ):
         for side in sides:
             side.measure()
-        done += 1
+        case["rounds"] += 1
         took = ", ".join(
             f"{side.name}×{len(side.cells)} {side.found['ms'][-1]:.4g} ms" for side in sides if not side.failed
         )
-        print(f"{tokens} tokens, round {done} of {scale.rounds}: {took}", file=sys.stderr, flush=True)
+        print(f"{tokens} tokens, round {case['rounds']} of {scale.rounds}: {took}", file=sys.stderr, flush=True)
+        keep(case)
     if "disagrees" not in case:
         for side in sides:
             side.measure_features()
-    return case | {"rounds": done, "sides": [side.found for side in sides]}
+    return case
 
 
 def _sides(base: Base, model: Any, scale: Scale, tokens: int, clock: Callable[[], float]) -> list[Side]:
@@ -140,11 +159,13 @@ def _sides(base: Base, model: Any, scale: Scale, tokens: int, clock: Callable[[]
     return sides
 
 
-def _scale(given: argparse.Namespace) -> Scale:
+def chosen(given: argparse.Namespace) -> Scale:
     """The preset with what the command line says instead."""
     scale = SCALES[given.scale]
     change = {name: getattr(given, name) for name in ("dtype", "rounds", "minutes", "alone") if getattr(given, name)}
-    for name in ("tokens", "adapters", "ranks"):
+    if given.tokens:
+        change["tokens"] = tuple(dict.fromkeys(given.tokens))  # in this order: time may be over before the last
+    for name in ("adapters", "ranks"):
         if getattr(given, name):
             change[name] = tuple(sorted(set(getattr(given, name))))
     scale = replace(scale, **change)
@@ -181,14 +202,12 @@ def _disturbed(found: dict[str, Any]) -> list[str]:
     return [f"Other processes ran on this core (a side had {min(busy):.0%} of it at the least): {counted}.", ""]
 
 
-def _report(found: dict[str, Any], out: Path) -> int:
-    """The table, unless nothing agreed; the exit code."""
+def _write(found: dict[str, Any], out: Path, gpu: bool) -> None:
+    """`throughput.json` and `table.md` of what there is."""
     cases, best = found["cases"], peak(found)
-    wrong = [case for case in cases if "disagrees" in case]
-    failed = [side for case in cases for side in case["sides"] if not side.get("failed", "out of").startswith("out of")]
-    if not cases or len(wrong) == len(cases):
-        print("error: the sides do not compute the same, so there is no table.", file=sys.stderr)
-        return 1
+    found["rows"] = [row for case in cases for row in summarise(case, best)]
+    found["targets"] = targets(cases, best, gpu=gpu)
+    (out / "throughput.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     by = max(found["matmul"], key=lambda measured: max(measured.values()))
     words = [
         f"{found['hardware']}; {found['scale']}, {found['dtype']}; {found['date']}; `{found['command']}`",
@@ -198,8 +217,17 @@ def _report(found: dict[str, Any], out: Path) -> int:
         *_disturbed(found),
         *target_lines(found["targets"]),
     ]
-    text = "\n".join(words) + "\n"
-    (out / "table.md").write_text(text)
-    print(text)
+    (out / "table.md").write_text("\n".join(words) + "\n")
+
+
+def _report(found: dict[str, Any], out: Path) -> int:
+    """Prints the table, unless nothing agreed; the exit code."""
+    cases = found["cases"]
+    wrong = [case for case in cases if "disagrees" in case]
+    failed = [side for case in cases for side in case["sides"] if not side.get("failed", "out of").startswith("out of")]
+    if not cases or len(wrong) == len(cases):
+        print("error: the sides do not compute the same, so there is no table.", file=sys.stderr)
+        return 1
+    print((out / "table.md").read_text())
     print(f"wrote {out / 'throughput.json'} and table.md")
     return 1 if wrong or failed else 0

@@ -9,6 +9,7 @@ as it ships, with N adapters in N lanes. All have dropout off and a float32 adap
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,6 @@ from pytorch_reference import lean, released
 from pytorch_reference.protocol import Settings, Weights
 from throughput_machine import memory, release_memory, synchronise, without_places
 
-from memlaw_jax.errors import UserError
 from memlaw_jax.models import Base, Cut, LoraConfig, init_adapter
 from memlaw_jax.readout import features_of
 from memlaw_jax.tasks import Encoded
@@ -29,7 +29,7 @@ from memlaw_jax.training.frozen import Frozen
 
 TORCH = {"a": released, "b": lean}
 BEFORE = 2  # steps of the short run of PyTorch, which the longer one is measured against
-CHECKED = 4  # steps that the sides must agree on, or more
+CHECKED = 4  # steps that the sides must agree on, or more; in bfloat16 no more
 DISPATCHES = 2  # timed ones of ours, after one that is not
 
 
@@ -71,6 +71,10 @@ class Side:
     def failed(self) -> bool:
         return "failed" in self.found
 
+    def leave_out(self, why: str) -> None:
+        """Nothing more is asked of this side."""
+        self.found.setdefault("failed", why)
+
     def losses(self, steps: int) -> np.ndarray | None:
         """Mean nats per answer token before each of the first steps of the first adapter; None where it failed."""
         return self._attempt(lambda: self._losses(steps))
@@ -91,14 +95,16 @@ class Side:
             self.found["feature_seconds"] = self._attempt(lambda: self._seconds(run))
 
     def _attempt(self, work: Callable[[], Any]) -> Any:
-        """None where the device refuses, which is noted and ends nothing else."""
+        """None where it fails, which is noted and ends nothing else."""
         if self.failed:
             return None
         try:
             with memory(self.library, self.found):
                 return work()
-        except (UserError, RuntimeError, MemoryError) as error:
+        except Exception as error:
             self.found["failed"] = _reason(error)
+            if not self.found["failed"].startswith("out of memory"):
+                traceback.print_exc()
         release_memory()  # outside the handler, whose traceback holds arrays
         return None
 

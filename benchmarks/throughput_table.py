@@ -17,11 +17,12 @@ SIDES = {
     "c": "memlaw_jax with one adapter, nothing cached",
     "d": "memlaw_jax as it ships: N adapters in N lanes, frozen features cached",
 }
-READING = """Milliseconds are of one step of one adapter: median of the rounds (least to greatest). A ratio is the
-median of the ratios within each round. `useful`: FLOPs a second that the result needs (frozen features cached, causal
-pairs, the head at answer positions), as a share of the best square product that torch or JAX made here in this run;
-`own`: the same of the side's own arithmetic. `roofline`: what arithmetic alone lets it gain on c; `of it`: how much of
-that was measured. Memory is the peak above what was resident before (CPU), or of the library's own allocations (GPU).
+READING = """Paper: not given, it has no times. PyTorch: a and b. Milliseconds are of one step of one adapter:
+median of the rounds (least to greatest). A ratio is the median of the ratios within each round. `useful`: FLOPs a
+second that the result needs (frozen features cached, causal pairs, the head at answer positions), as a share of the
+best square product that torch or JAX made here in this run; `own`: the same of the side's own arithmetic.
+`roofline`: what arithmetic alone lets it gain on c; `of it`: how much of that was measured. Memory is the peak above
+what was resident before (CPU), or of the library's own allocations (GPU).
 """
 
 

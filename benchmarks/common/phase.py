@@ -82,13 +82,13 @@ def claims(looks: Mapping[str, Microscope], served: Mapping[str, Any]) -> list[C
     made = []
     for dtype, found in looks.items():
         check = _check(found)
-        told = f"Teacher-forced, {_missed(check.missed_above, check.above)} missed"
+        told = f"Missed teacher-forced: {_missed(check.missed_above, check.above)}"
         if check.free_above:
-            told += f"; decoded after a right beginning, {_missed(check.free_missed_above, check.free_above)}"
+            told += f"; decoded after a right beginning: {_missed(check.free_missed_above, check.free_above)}"
         made.append(_enough(dtype, check.missed_above + check.free_missed_above, check.above, f"{told}."))
     if served:
         missed, above = (sum(one[name] for one in served.values()) for name in ("missed_above", "above"))
-        made.append(_enough("float32 adapters on a bfloat16 base", missed, above, f"{_missed(missed, above)} missed."))
+        made.append(_enough("float32 adapters on a bfloat16 base", missed, above, f"Missed: {_missed(missed, above)}."))
     for dtype, found in looks.items():
         made += [_decoupled(dtype, found), *_foretells(dtype, found)]
     return made
@@ -122,7 +122,7 @@ def _foretells(dtype: str, found: Microscope) -> list[Claim]:
                 Claim(
                     claim=f"the first token below ½ foretells the first failure, ρ ≥ {FORETELLS} ({dtype}, {kind})",
                     verdict=verdict(*ends, FORETELLS),
-                    evidence=f"ρ {_rho(order) or 'has no value'}, n = {order.n} samples of {order.clusters} cells.",
+                    evidence=f"ρ {_rho(order)}, n = {order.n} samples of {order.clusters} cells.",
                 )
             )
     return made
@@ -146,7 +146,8 @@ def _failing(found: Microscope, single: bool) -> pd.DataFrame:
 
 
 def _rho(order: Correlation) -> str:
-    return number(order.rho, None if order.low is None or order.high is None else (order.low, order.high))
+    ends = None if order.low is None or order.high is None else (order.low, order.high)
+    return number(order.rho, ends) or "none, since one of the two does not vary"
 
 
 def _missed(missed: int, above: int) -> str:
@@ -171,8 +172,9 @@ def serve(config: SweepConfig, folder: epath.Path) -> dict[str, Any]:
 
     tokens, base = read_tokens(folder), load_base(config.model, "bfloat16")
     task, p, missed = config.made_task(), [], []
-    for length, runs in tokens.runs.groupby("length"):
-        samples = task.samples(base.tokenizer, int(length), max_length=base.config.max_positions)
+    for length in map(int, tokens.runs["length"].unique()):
+        runs = tokens.runs[tokens.runs["length"] == length]
+        samples = task.samples(base.tokenizer, length, max_length=base.config.max_positions)
         adapters = [load_adapter(folder / "adapters" / name) for name in runs["cell_id"]]
         for run, free in zip(runs.index, free_run(base, adapters, samples), strict=True):
             right = free.right[free.mask]
