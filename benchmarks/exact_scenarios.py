@@ -51,7 +51,7 @@ def parts(given: Given) -> list[Part]:
     for name in paper()["table_4"]["scenarios"][: 1 if given.scale == "tiny" else None]:
         made.append(_part(given, name, EXAMPLES / "exact_memory" / f"{name}.jsonl", []))
     if given.scale != "tiny":
-        made.append(_part(given, PAGE, EXAMPLES / "page.txt", ["ranks=[16,32,64]"]))
+        made.append(_part(given, PAGE, EXAMPLES / "page.txt", ["ranks=[16,32]"]))
     return made
 
 

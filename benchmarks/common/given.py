@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from etils import epath
 
-from common.numbers import HERE, NAMES
+from common.numbers import HERE, NAMES, paper
 from memlaw_jax.errors import UserError
 from memlaw_jax.paths import as_path
 from memlaw_jax.training import SweepConfig
@@ -76,7 +76,10 @@ class Given:
         return self._read(CONFIGS / f"{config}.yaml", overrides)
 
     def paper_sweep(self, task: str, overrides: Sequence[str] = ()) -> SweepConfig:
-        """The file of `tpu_configs/` for the hardware, the model and a task (`long_context`, `phonebook`), changed."""
+        """The file of `tpu_configs/` for the hardware, the model and a task (`long_context`, `phonebook`), changed.
+
+        With the paper's seed and SFT, whatever the file has for machines with room for more.
+        """
         path = TPU_CONFIGS / f"{self.args.hardware}_{FILES[self.family]}_{task}.yaml"
         if not path.exists():
             there = sorted(one.name.split("_")[0] for one in TPU_CONFIGS.glob(f"*_{FILES[self.family]}_{task}.yaml"))
@@ -84,7 +87,8 @@ class Given:
                 f"--hardware {self.args.hardware} has no file in tpu_configs/ for {NAMES[self.family]} and {task}; "
                 f"there are files for {', '.join(there)}."
             )
-        return self._read(path, [f"model={self.args.model}", *overrides])
+        alike = [f"model={self.args.model}", f"seeds=[{paper()['protocol']['seed']}]", "methods=[sft]"]
+        return self._read(path, [*alike, *overrides])
 
     def _read(self, path: Any, overrides: Sequence[str]) -> SweepConfig:
         from memlaw_jax.cli.config import read_config

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 from etils import epath
 
 from common.given import Given, Part
-from common.numbers import mean_interval, number, paper, percent
-from common.table import Claim, Report, Row, scale_rows, verdict
+from common.machine import without_places
+from common.numbers import number
+from common.table import Claim, Report, scale_rows, verdict
+from common.table_2 import Setting, fallen_back, rows
 from memlaw_jax.analysis import (
     Methods,
     best_rates,
@@ -31,33 +32,6 @@ from memlaw_jax.errors import UserError
 CONTROL = "control"
 RATES = "0.003,0.03"  # beside the 0.01 of the sweeps themselves
 LONGER = "sft at twice the steps"
-LISTED = 3  # lengths that the table tells one by one; methods.md tells all
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """One half of Table 2.
-
-    Attributes:
-      task: `long_context` or `phonebook`, as in the names of the configs.
-      measure: the column that the table is about, and `words` what it is.
-      other: the column to read where a PyTorch run has no `measure`.
-      recall: the training curve that tells recall.
-      twins: our methods, by the column of Table 2 that each stands beside.
-      scale: the paper's scale, for the first rows.
-      tiny: overrides of the smallest scale.
-      control: overrides of the control: the cells in transition.
-    """
-
-    task: str
-    measure: str
-    words: str
-    other: str
-    recall: str
-    twins: Mapping[str, str]
-    scale: Mapping[str, str]
-    tiny: Sequence[str]
-    control: Sequence[str]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,24 +73,25 @@ def report(given: Given, parts: Sequence[Part], setting: Setting) -> Report:
     found = compare_methods(frame)
     whole = found if len(found.main) == 1 else compare_methods(_over_lengths(frame, setting.measure))
     figures, words = _curves(places, setting, place)
-    details = {"methods": found.to_dict(), "training_seconds": round(float(frame["seconds"].sum()))}
+    sources = {"sources": [part.folder for part in parts]}
+    details = {"methods": found.to_dict() | sources, "training_seconds": round(float(frame["seconds"].sum()))}
     table = methods_table(found)
     if whole is not found:
-        details["over_lengths"] = whole.to_dict()
+        details["over_lengths"] = whole.to_dict() | sources
         table += f"\n## Mean over the lengths\n\n```\n{describe_methods(whole)}\n```\n"
     if len(places) < len(parts):
         best, said = _control(given, places[0])
         details |= {"control": best.to_dict("records"), "control_words": said}
         table += "\n## Learning rate and compute, one seed\n\n" + "".join(f"- {line}\n" for line in said)
     return Report(
-        rows=[*scale_rows(frame, dict(setting.scale)), *_rows(given, frame, setting)],
-        claims=[*_ahead(found, whole, setting), _regimes(whole, setting)],
+        rows=[*scale_rows(frame, dict(setting.scale)), *rows(given, frame, setting)],
+        claims=[*_ahead(found, whole, setting), *_regimes(whole, setting)],
         files=[
             write(place / "methods.md", table),
             *save(draw_methods(found, setting.task), place, "methods"),
             *figures,
         ],
-        words=words,
+        words=[*words, *fallen_back(given, setting)],
         details=details,
     )
 
@@ -128,56 +103,6 @@ def _over_lengths(frame: pd.DataFrame, measure: str) -> pd.DataFrame:
     runs = frame[kept].groupby(["task", "method", "rank", "seed"])
     means = runs[[measure, "samples", "loss_initial", "loss_final"]].mean()
     return pd.concat([means, runs[["length", "token_visits"]].sum()], axis=1).reset_index()
-
-
-def _rows(given: Given, frame: pd.DataFrame, setting: Setting) -> list[Row]:
-    """The mean over the lengths beside the paper's, then each length where there are few."""
-    known = paper()["table_2"][setting.task][given.family if given.scale == "paper" else "qwen"]
-    torch, methods = _torch(given, setting), list(dict.fromkeys(frame["method"]))
-    lengths = sorted({int(length) for length in frame["length"]})
-    several = ", mean over ℓ" if len(lengths) > 1 else ""
-    rows = []
-    for rank in sorted({*map(int, frame["rank"]), *known["ranks"]}):
-        for method in methods:
-            theirs = known.get(setting.twins.get(method, ""))
-            told = theirs[known["ranks"].index(rank)] if theirs and rank in known["ranks"] else None
-            row = Row(
-                what=f"rank {rank}, {method}: {setting.words}, %{several}",
-                paper=number(told),
-                ours=_percent(frame, setting.measure, rank, method, len(lengths)),
-                pytorch=_percent(torch, setting.measure, rank, setting.twins.get(method, "")),
-            )
-            rows += [row] if row.paper or row.ours or row.pytorch else []
-    for length in lengths if 1 < len(lengths) <= LISTED else []:
-        ours, theirs = (table[table["length"] == length] for table in (frame, torch))
-        for rank in sorted(set(map(int, ours["rank"]))):
-            rows += [
-                Row(
-                    what=f"ℓ = {length}, rank {rank}, {method}: {setting.words}, %",
-                    ours=_percent(ours, setting.measure, rank, method),
-                    pytorch=_percent(theirs, setting.measure, rank, setting.twins.get(method, "")),
-                )
-                for method in methods
-            ]
-    return rows
-
-
-def _percent(frame: pd.DataFrame, measure: str, rank: int, method: str, lengths: int = 1) -> str:
-    """Mean over seeds of each seed's mean over lengths; seeds that lack one of the lengths are left out."""
-    runs = frame[(frame["rank"] == rank) & (frame["method"] == method)].groupby("seed")
-    values = runs[measure].mean()[runs["length"].nunique() >= lengths]
-    return percent(*mean_interval(values))
-
-
-def _torch(given: Given, setting: Setting) -> pd.DataFrame:
-    """The PyTorch run with the measure filled in, under the paper's names of its methods; no rows without one."""
-    frame, columns = given.pytorch(), ["rank", "length", "method", "seed", setting.measure]
-    if frame is None:
-        return pd.DataFrame(columns=columns)
-    names = [name for name in (setting.measure, setting.other) if name in frame.columns]
-    usual: dict[str, Any] = {"method": "sft", "seed": 0, setting.measure: frame[names[0]] if names else math.nan}
-    frame = frame.assign(**{name: value for name, value in usual.items() if name not in frame.columns})
-    return frame[columns].assign(method=frame["method"].replace(dict(setting.twins)))
 
 
 def _ahead(found: Methods, whole: Methods, setting: Setting) -> list[Claim]:
@@ -214,18 +139,22 @@ def _points(row: Mapping[str, Any]) -> str:
     return number(100 * row["mean"], (100 * row["low"], 100 * row["high"]) if known else None)
 
 
-def _regimes(whole: Methods, setting: Setting) -> Claim:
+def _regimes(whole: Methods, setting: Setting) -> list[Claim]:
     """Whether SW leads at the lower and OT at the higher ranks, by the intervals of SW − OT at single ranks."""
+    if not {whole.early, whole.late} <= set(setting.twins):
+        return []
     rows = _of(whole.crossing, setting.measure)
     sliding = [row["rank"] for row in rows if row["low"] > 0]
     only = [row["rank"] for row in rows if row["high"] < 0]
     both = bool(sliding and only)
     told = "; ".join(f"rank {row['rank']}: {_points(row)}" for row in rows)
-    return Claim(
-        claim=f"{whole.early} leads at low ranks and {whole.late} at high ranks",
-        verdict="undecided" if not both else "holds" if max(sliding) < min(only) else "does not hold",
-        evidence=f"{whole.early} − {whole.late} in points, {told or 'not both were run'}.",
-    )
+    return [
+        Claim(
+            claim=f"{whole.early} leads at low ranks and {whole.late} at high ranks",
+            verdict="undecided" if not both else "holds" if max(sliding) < min(only) else "does not hold",
+            evidence=f"{whole.early} − {whole.late} in points, {told or 'not both were run'}.",
+        )
+    ]
 
 
 def _of(table: pd.DataFrame, measure: str) -> list[dict[Any, Any]]:
@@ -237,7 +166,7 @@ def _curves(places: Sequence[epath.Path], setting: Setting, out: epath.Path) -> 
     try:
         curves = read_curves(places)
     except UserError as error:
-        return [], [f"There are no figures of the training: {error}."]
+        return [], [f"There are no figures of the training: {without_places(str(error))}."]
     written = []
     for length, mine in curves.groupby("length"):
         for column, name in (("loss", "convergence"), (setting.recall, setting.recall)):

@@ -155,7 +155,7 @@ def _missed(missed: int, above: int) -> str:
     if not above:
         return "no token above ½"
     bound = stats.beta.ppf(0.95, missed + 1, above - missed) if missed < above else 1.0
-    return f"{missed} of {above:,} (below {100 * bound:.2g} % with 95 % confidence)"
+    return f"{missed} of {above:,} (below {100 * bound:.3g} % with 95 % confidence)"
 
 
 def _share(part: int, whole: int) -> str:

@@ -97,8 +97,8 @@ def finish(place: epath.Path, told: dict[str, Any], found: Report) -> str:
     if scale == "tiny":
         parts.insert(0, "Scale tiny shows that the script works and says nothing about the paper.")
     elif found.claims:
-        parts += [f"- {one.claim}: **{one.verdict}**. {one.evidence}" for one in found.claims]
-    text = "\n".join([parts[0], "", *parts[1:]]) if parts[0][0] != "|" else "\n".join(parts)
+        parts.append("\n".join(f"- {one.claim}: **{one.verdict}**. {one.evidence}" for one in found.claims))
+    text = "\n\n".join(parts)
     claims = [asdict(one) for one in found.claims] if scale != "tiny" else []
     content = told | {"rows": [asdict(row) for row in found.rows], "claims": claims} | found.details
     written = [

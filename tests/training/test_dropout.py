@@ -39,7 +39,7 @@ def test_it_keeps_the_mean_and_drops_the_share_that_it_says():
     np.testing.assert_allclose(np.unique(y), [0, 1 / (1 - RATE)], rtol=1e-6)
 
 
-@pytest.mark.parametrize("targets", [("mlp",), LINEAR])
+@pytest.mark.parametrize("targets", [("mlp",), pytest.param(LINEAR, marks=pytest.mark.slow)])
 def test_only_the_adapters_output_is_dropped(base: Base, sequence: Encoded, targets: tuple[str, ...]):
     """An adapter of zeros adds nothing to drop: the frozen model has no dropout of its own."""
     lora = LoraConfig(rank=2, targets=targets, layers=(2,))
@@ -73,7 +73,7 @@ def test_without_dropout_nothing_is_drawn(base: Base, sequence: Encoded):
         np.testing.assert_array_equal(outcome.history.loss, never[name].history.loss)
 
 
-@pytest.mark.parametrize("targets", [("mlp",), ("q_proj", "down_proj")])
+@pytest.mark.parametrize("targets", [("mlp",), pytest.param(("q_proj", "down_proj"), marks=pytest.mark.slow)])
 def test_a_cells_draws_are_its_own(base: Base, sequence: Encoded, targets: tuple[str, ...]):
     """The same in any lane and with any neighbours, another with another seed."""
     todo = cells(RATE, targets)
