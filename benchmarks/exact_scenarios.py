@@ -58,8 +58,7 @@ def parts(given: Given) -> list[Part]:
 def _part(given: Given, name: str, path: Path, changes: list[str]) -> Part:
     if given.scale == "paper":
         task = f"task={{kind: records, path: '{path}'}}"
-        seed = paper()["protocol"]["seed"]
-        more = [f"ranks={RANKS}", "lengths=[null]", "methods=[memft-ot]", f"seeds=[{seed}]", "optim={steps: 400}"]
+        more = [f"ranks={RANKS}", "lengths=[null]", "methods=[memft-ot]", "optim={steps: 400}"]
         return Part(folder=name, config=given.paper_sweep("phonebook", [task, *more, "decode=true"]))
     changes = [f"task.path={path}", *changes, *(TINY if given.scale == "tiny" else [])]
     return Part(folder=name, config=given.sweep("exact_scenarios", changes))

@@ -73,7 +73,6 @@ def _as_paper(given: Given) -> list[str]:
         "lengths=[null]",
         f"ranks={said['ranks']}",
         "methods=[sft,memft-ot]",
-        f"seeds=[{paper()['protocol']['seed']}]",
         f"optim={{epochs: {book['epochs']}, batch_size: {book['batch_size'][given.family][0]['size']}}}",
     ]
 

@@ -47,7 +47,6 @@ def parts(given: Given) -> list[Part]:
     methods.no_control(given)
     lengths, ranks = paper()["protocol"]["long_context"]["table_2_lengths"], _ranks(given)
     changes = [
-        f"seeds=[{paper()['protocol']['seed']}]",
         f"lengths={lengths}",
         f"ranks={ranks}",
         f"methods=[{','.join(METHODS)}]",

@@ -50,9 +50,9 @@ def parts(given: Given) -> list[Part]:
     if given.scale != "paper":
         return methods.small_parts(given, _setting(given))
     methods.no_control(given)
-    alike = ["decode=true", f"seeds=[{paper()['protocol']['seed']}]"]
-    usual = by_batch(given, ["methods=[sft,memft-ot]", *alike])
-    longer = by_batch(given, ["methods=[memft-curriculum]", f"optim.epochs={CURRICULUM_EPOCHS}", *alike])
+    usual = by_batch(given, ["methods=[sft,memft-ot]", "decode=true"])
+    curriculum = ["methods=[memft-curriculum]", f"optim.epochs={CURRICULUM_EPOCHS}"]
+    longer = by_batch(given, [*curriculum, "decode=true"])
     return [*usual, *(replace(part, folder=f"curriculum/{part.folder}") for part in longer)]
 
 

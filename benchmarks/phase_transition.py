@@ -61,7 +61,6 @@ def parts(given: Given) -> list[Part]:
         said = paper()["protocol"]["long_context"]
         ranks = [rank for rank in said["ranks"] if rank <= PAPER_RANKS]
         changes = [f"ranks={ranks}", f"lengths={said['table_2_lengths']}", "task.ratio=1.0", "decode=true"]
-        changes += ["methods=[sft]", f"seeds=[{paper()['protocol']['seed']}]"]
         return [Part(folder="bfloat16/random", config=given.paper_sweep("long_context", changes))]
     if given.scale == "tiny":
         return [Part(folder="float32/random", config=given.sweep("phase_transition", [*TASKS["random"], *TINY]))]
