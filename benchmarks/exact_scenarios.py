@@ -70,8 +70,7 @@ def report(given: Given, parts: Sequence[Part]) -> Report:
         [read_frame(given.out / part.folder).assign(scenario=part.folder) for part in parts], ignore_index=True
     )
     torch = given.pytorch()
-    said = paper()["protocol"]
-    rows = scale_rows(frame, {"model": given.model, "seeds": str(said["seed"]), "protocol": "paper"})
+    rows = scale_rows(frame, {"model": given.model})
     for name, mine in frame.groupby("scenario", sort=False):
         rows += scenario_rows(str(name), mine, None if torch is None else _of(torch, str(name)))
     return Report(rows=rows, claims=[scenarios_claim(frame)], files=save(draw_scenarios(frame), given.out, "scenarios"))

@@ -51,7 +51,9 @@ def parts(given: Given) -> list[Part]:
     """A sweep a ratio."""
     made = []
     ratios = [0.0, 1.0] if given.scale == "tiny" else paper()["protocol"]["long_context"]["ratios"]
-    for ratio in given.args.ratios or ratios:
+    if any(one.startswith(("task.ratio=", "task=")) for one in given.args.overrides):
+        raise UserError("the ratio of a sweep is the benchmark's own; choose with --ratios instead of task.ratio.")
+    for ratio in dict.fromkeys(round(ratio, 2) for ratio in given.args.ratios or ratios):
         changes = [f"task.ratio={ratio}"]
         if given.scale == "paper":
             text = [f"task.text={TEXT}"] if ratio < 1 else []
@@ -126,14 +128,14 @@ def _scale(given: Given) -> dict[str, str]:
         "ranks": f"{len(said['ranks'])} from {said['ranks'][0]} to {said['ranks'][-1]}",
         "answer tokens ℓ": f"{len(said['lengths'])} from {said['lengths'][0]} to {said['lengths'][-1]}",
         "steps": str(said["steps"]),
-        "seeds": str(paper()["protocol"]["seed"]),
-        "protocol": "paper",
     }
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Which ratios."""
-    parser.add_argument("--ratios", type=float, nargs="+", metavar="ρ", help="only these, such as 0 0.2 1")
+    parser.add_argument(
+        "--ratios", type=float, nargs="+", metavar="ρ", help="only these, to two decimals, such as 0 0.2 1"
+    )
 
 
 BENCHMARK = Benchmark(name="law_long_context", doc=__doc__, parts=parts, report=report, arguments=arguments)

@@ -4,7 +4,7 @@ Repeats: ΔL(r, ℓ) = C · r^α · ℓ^(−β) + b over books of several length
 batches; R² and MAPE as in Table 1, and the heat map of exact match.
 Hardware: `embedded`: any CPU; the results in the repository are from one core of an AMD EPYC. `paper`: the TPUs and
 GPUs of `tpu_configs/`, bfloat16, the paper's batch at each length.
-Time: `embedded` about 15 minutes on one core; `paper`: see --dry-run (about 80 minutes on a v5e-16, predicted).
+Time: `embedded` about 15 minutes on one core; `paper`: see --dry-run (about 2 hours on a v5e-16, predicted).
 Expected: R² above 0.98; no recall at rank 1, and nearly all of the shorter books at rank 16.
 Command:
 
@@ -59,8 +59,6 @@ def report(given: Given, parts: Sequence[Part]) -> Report:
         "ranks": ", ".join(map(str, said["ranks"])),
         "answer tokens ℓ": ", ".join(map(str, said["lengths"])),
         "steps": f"{said['epochs']} epochs",
-        "seeds": str(paper()["protocol"]["seed"]),
-        "protocol": "paper",
     }
     rows = scale_rows(frame, scale)
     rows += law_rows(

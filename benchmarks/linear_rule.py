@@ -151,10 +151,10 @@ def rule_claims(adapter: str, frame: pd.DataFrame, chance: float) -> list[Claim]
         means = {method: mean_interval(seeds[method]) for method in seeds.columns}
         lead, half = mean_interval(seeds[CLAIMED] - seeds["sft"])
         shown = ", ".join(f"{method} {percent(*mean)} %" for method, mean in means.items())
-        told = f"Mean over ranks, {len(seeds)} seeds: {shown}; paired lead {percent(lead, half)} points."
+        told = f"Mean over ranks, {len(seeds)} seeds (± 95 %): {shown}; paired lead {percent(lead, half)} points."
         found: Verdict = "undecided"
         if half is None:
-            told += " One seed has no interval."
+            told += " One seed, or equal ones, have no interval."
         elif all(mean - (wide or 0.0) <= chance for mean, wide in means.values()):
             told += f" Neither is above a constant answer, {percent(chance)} %."
         else:
@@ -181,8 +181,6 @@ def _scale() -> dict[str, str]:
     return {
         "model": NAMES[paper()["table_3"]["model"]],
         "ranks": ", ".join(map(str, paper()["table_3"]["ranks"])),
-        "seeds": str(paper()["protocol"]["seed"]),
-        "protocol": "paper",
     }
 
 

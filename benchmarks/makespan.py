@@ -49,6 +49,7 @@ GRIDS: dict[str, dict[str, Any]] = {
 }
 SHARED = {"seed": 0, "learning_rate": 0.01, "model": "embedded"}
 FASTER = 8.0  # the target
+MODEL = "Qwen/Qwen3-8B"
 
 
 def parser() -> Parser:
@@ -56,7 +57,7 @@ def parser() -> Parser:
     made = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = made.add_argument
     add("--scale", choices=(*GRIDS, "paper"), default="embedded", help="paper only reckons")
-    add("--model", metavar="PATH", default="Qwen/Qwen3-8B", help="with --scale paper: one of the paper's two models")
+    add("--model", metavar="PATH", help=f"with --scale paper: one of the paper's two models (default: {MODEL})")
     add("--hardware", metavar="NAME", help="with --scale paper: the machine, by its name in tpu_configs/")
     add("--roads", choices=ROADS, nargs="+", default=list(ROADS), help="which to go; finished ones are kept")
     add("--core", type=int, help="which core to use; the last allowed one if left out")
@@ -77,10 +78,12 @@ def _main(arguments: Sequence[str] | None) -> int:
     core, roads = one_core(given.core), list(dict.fromkeys(given.roads))
     if (given.hardware is None) == (given.scale == "paper"):
         raise Mistake("--scale paper, and it alone, wants --hardware NAME, a machine by its name in tpu_configs/.")
+    if given.model and given.scale != "paper":
+        raise Mistake(f"--model {given.model} goes with --scale paper; the scale is {given.scale}.")
     if given.scale == "paper":
         from makespan_plan import paper_plan  # JAX reads the environment when it is imported
 
-        print(paper_plan(given.model, given.hardware, roads))
+        print(paper_plan(given.model or MODEL, given.hardware, roads))
         return 0
     plan = GRIDS[given.scale] | SHARED
     if given.dry_run:

@@ -75,8 +75,6 @@ def _setting(given: Given) -> Setting:
             "ranks": ", ".join(map(str, said["ranks"])),
             "answer tokens ℓ": ", ".join(map(str, said["lengths"])),
             "steps": f"{said['epochs']} epochs (memft-sw: 300 to 800)",
-            "seeds": str(paper()["protocol"]["seed"]),
-            "protocol": "paper",
         },
         tiny=["task.records=10", "ranks=[1,4]", "methods=[sft,memft-ot,memft-curriculum]", "optim.steps=20",
               "optim.batch_size=2", "lanes=2"],

@@ -124,8 +124,12 @@ def _served_row(task: str, found: Mapping[str, Any]) -> Row:
 
 def _scale(given: Given) -> dict[str, str]:
     said = paper()["claims"]["phase_transition"]
-    return {"model": given.model, "steps": str(paper()["protocol"]["long_context"]["steps"]),
-            "seeds": f"{paper()['protocol']['seed']} ({said['runs']} runs)", "protocol": "paper"}  # fmt: skip
+    steps = str(paper()["protocol"]["long_context"]["steps"])
+    return {
+        "model": given.model,
+        "steps": steps,
+        "seeds": f"{paper()['protocol']['seed']} ({said['runs']} runs)",
+    }
 
 
 BENCHMARK = Benchmark(name="phase_transition", doc=__doc__, parts=parts, report=report)

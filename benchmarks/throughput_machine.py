@@ -8,14 +8,14 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import platform
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
+
+from common.machine import command_line, hardware
 
 ONE_THREAD = {
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
@@ -70,34 +70,12 @@ def one_gpu(alone: bool) -> None:
 
 def told(script: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Command, hardware, versions, date and commit, without a machine's own paths."""
-    import jax
     import torch
     import transformers
 
-    from memlaw_jax.results import commit, now, versions
-
-    device = jax.devices()[0]
-    return {
-        "command": " ".join(["python", f"benchmarks/{script}", *map(without_places, arguments)]),
-        "hardware": _cpu() if device.platform == "cpu" else device.device_kind,
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "date": now(),
-        "git": commit(),
-        "versions": versions()
-        | {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
-    }
-
-
-def without_places(text: str) -> str:
-    """A text with the last part alone of every absolute path in it."""
-    return re.sub(r"(?<![\w.])/(?:[\w.+-]+/)*([\w.+-]*)", r"\1", text)
-
-
-def _cpu() -> str:
-    with open("/proc/cpuinfo") as file:
-        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    name = names[0] if names else platform.processor()
-    return f"{name}, {len(os.sched_getaffinity(0))} of {len(names)} cores, one thread a library"
+    found = hardware()
+    found["versions"] |= {"torch": torch.__version__, "transformers": transformers.__version__}
+    return {"command": command_line(script, arguments), "xla_flags": os.environ.get("XLA_FLAGS", "")} | found
 
 
 def matmul_peak(dtype: str, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:

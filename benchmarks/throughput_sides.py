@@ -17,9 +17,10 @@ from typing import Any
 import jax
 import numpy as np
 import torch
+from common.machine import without_places
 from pytorch_reference import lean, released
 from pytorch_reference.protocol import Settings, Weights
-from throughput_machine import memory, release_memory, synchronise, without_places
+from throughput_machine import memory, release_memory, synchronise
 
 from memlaw_jax.models import Base, Cut, LoraConfig, init_adapter
 from memlaw_jax.readout import features_of

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.given import Given, Part
-from common.machine import hardware, without_places
+from common.machine import command_line, hardware
 from common.table import Report, finish
 from memlaw_jax.analysis.files import folder, write
 from memlaw_jax.cli import processes
 from memlaw_jax.cli.main import Parser, command, parse
 from memlaw_jax.errors import UserError
-from memlaw_jax.paths import as_path, reading
+from memlaw_jax.paths import read_if_there
+from memlaw_jax.training import SweepConfig
 
 SCALES = ("embedded", "paper", "tiny")
 TOLD = "run.json"
@@ -69,19 +70,13 @@ class Benchmark:
         _check(args)
         given = Given(args, self.name)
         parts = self.parts(given)
+        given.pytorch()  # before hours of training
         if args.dry_run:
             return {}, _predicted(parts)
-        if args.report_only:
-            told = _told(given)
-        else:
-            speaks = train(given, parts, args)
-            if not speaks:
-                return {}, ""
-            told = {
-                "command": " ".join(["python", f"benchmarks/{self.name}.py", *map(without_places, sys.argv[1:])]),
-                "scale": given.scale,
-            } | hardware()
-            write(folder(given.out) / TOLD, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+        speaks = processes.join(args) if args.report_only else train(given, parts, args)
+        if not speaks:
+            return {}, ""
+        told = _told(given)
         found = self.report(given, parts)
         return {}, finish(folder(given.out), {"benchmark": self.name} | told, found)
 
@@ -94,6 +89,8 @@ def train(given: Given, parts: Sequence[Part], args: argparse.Namespace) -> bool
     for platform in VARIABLES:  # each reads its own when a process first meets its devices
         os.environ.update(flag_environment(tuple(flags), platform, os.environ))
     speaks = processes.join(args)
+    if speaks:
+        _tell(given)
     from memlaw_jax.models import load_base
     from memlaw_jax.training import run_sweep
     from memlaw_jax.training.logging import Log
@@ -124,26 +121,46 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _predicted(parts: Sequence[Part]) -> str:
-    """What the sweeps would take, for the hardware of their configs or this machine."""
-    from memlaw_jax.check import predict_grid
+    """What the sweeps would take, for the hardware of their configs or this machine; of equal ones it is told once."""
+    from memlaw_jax.check import GridPrediction, GridTotals, predict_grid
 
-    lines, seconds, flops, cells = [], 0.0, 0.0, 0
+    made: dict[str, GridPrediction] = {}
+    folders: dict[str, list[str]] = {}
     for part in parts:
-        made = predict_grid(part.config)
-        lines += [f"{part.folder}", made.words(), ""]
-        seconds, flops, cells = seconds + made.seconds, flops + made.flops, cells + made.cells
-    lines.append(
-        f"In all: {len(parts)} sweeps, {cells} cells, {flops:.3g} FLOPs, {seconds / 60:.3g} minutes; predicted, not "
-        "measured. Finished cells are not taken off."
-    )
-    return "\n".join(lines)
+        shape = _shape(part.config)
+        if shape not in made:
+            made[shape] = predict_grid(part.config)
+        folders.setdefault(shape, []).append(part.folder)
+    lines = [f"{_each(folders[shape])}\n{grid.words()}\n" for shape, grid in made.items()]
+    if len(parts) > 1:
+        totals = GridTotals(grids=tuple(made[shape] for shape in made for _ in folders[shape]))
+        lines.append(totals.words().splitlines()[-1])
+    return "\n".join([*lines, "Cells that are finished already are counted, too."])
+
+
+def _each(folders: Sequence[str]) -> str:
+    return ", ".join(folders) + (", each:" if len(folders) > 1 else ":")
+
+
+def _shape(config: SweepConfig) -> str:
+    """Equal for sweeps that differ in seeds, or in the tokens of a text of given length, and so take equally long."""
+    kept = {key: value for key, value in config.task.items() if key != "seed"}
+    if kept["kind"] == "long_context" and None not in config.lengths:
+        kept = {key: value for key, value in kept.items() if key not in ("ratio", "text")}
+    return repr(vars(config) | {"task": kept, "seeds": len(config.seeds)})
+
+
+def _tell(given: Given) -> None:
+    """Writes what the report will say of this run, so that `--report-only` can tell of one that is not finished."""
+    told = {"command": command_line(f"{given.name}.py", sys.argv[1:]), "scale": given.scale} | hardware()
+    write(folder(given.out) / TOLD, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
 
 def _told(given: Given) -> dict[str, Any]:
     """What the training run said of itself."""
-    path = as_path(given.out) / TOLD
-    with reading(path):
-        if not path.exists():
-            raise UserError(f"there is no {path}; run the benchmark without --report-only first.")
-        found: dict[str, Any] = json.loads(path.read_text())
+    path = given.out / TOLD
+    data = read_if_there(path)
+    if data is None:
+        raise UserError(f"there is no {path}; run the benchmark without --report-only first.")
+    found: dict[str, Any] = json.loads(data)
     return found

@@ -13,7 +13,7 @@ from common.table import Claim, Row, verdict
 from memlaw_jax.analysis import Law, pool
 from memlaw_jax.analysis.figures import METRICS, draw_curves, draw_heat, save
 from memlaw_jax.analysis.files import folder
-from memlaw_jax.analysis.law.rivals_words import WEAK
+from memlaw_jax.analysis.law.rivals_words import FEW, WEAK
 
 
 def law_rows(name: str, laws: Mapping[str, Law], known: Mapping[str, Any], torch: Law | None) -> list[Row]:
@@ -58,7 +58,8 @@ _SIGNS = {"alpha": "α", "beta": "β"}
 def law_claims(name: str, laws: Mapping[str, Law]) -> list[Claim]:
     """Whether R² is above what the paper says, by its interval over resampled cells; of one law, also its rivals."""
     found, above = pool(laws), paper()["claims"]["law"]["r2_above"]
-    told = f"R² {number(found.r2, found.intervals['r2'])} over {found.cells} cells, MAPE {100 * found.mape:.2g} %."
+    told = f"R² {number(found.r2, found.intervals['r2'])} (95 %, by resampling {found.cells} cells), "
+    told += f"MAPE {100 * found.mape:.2g} %."
     which = "one law describes" if len(laws) > 1 else "the law describes"
     claims = [
         Claim(
@@ -71,11 +72,13 @@ def law_claims(name: str, laws: Mapping[str, Law]) -> list[Claim]:
         best = min(behind, key=lambda rival: rival.delta_aicc or 0.0)
         gap = (best.delta_aicc or 0.0) - (rivals.law.delta_aicc or 0.0)
         ahead = f"{best.title}, the best of {len(rivals.entries) - 1} rivals, is {abs(gap):.1f} AICc "
+        few = rivals.cells < FEW  # AICc counts parameters then, whatever the fit
+        doubt = f" With {rivals.cells} cells that is no evidence." if few else f" Below {WEAK:.0f} is no evidence."
         claims.append(
             Claim(
                 claim=f"no other form describes {name} better than the law",
-                verdict="holds" if gap >= WEAK else "does not hold" if gap <= -WEAK else "undecided",
-                evidence=ahead + ("behind." if gap >= 0 else "ahead.") + f" Below {WEAK:.0f} is no evidence.",
+                verdict="undecided" if few or abs(gap) < WEAK else "holds" if gap > 0 else "does not hold",
+                evidence=ahead + ("behind." if gap >= 0 else "ahead.") + doubt,
             )
         )
     return claims

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -15,8 +16,7 @@ def hardware() -> dict[str, Any]:
     from memlaw_jax.results import commit, now, versions
 
     device = jax.devices()[0]
-    many = jax.device_count()
-    name = cpu() if device.platform == "cpu" else f"{many} × {device.device_kind}"
+    name = _cpu() if device.platform == "cpu" else f"{jax.device_count()} × {device.device_kind}"
     return {
         "hardware": name,
         "date": now(),
@@ -25,12 +25,17 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def cpu() -> str:
+def _cpu() -> str:
     """The processor and how many of its cores may be used."""
     with open("/proc/cpuinfo") as file:
         names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
     cores = len(os.sched_getaffinity(0))
     return f"{cores} {'core' if cores == 1 else 'cores'} of {names[0] if names else platform.processor()}"
+
+
+def command_line(script: str, arguments: Sequence[str]) -> str:
+    """The command that made a result."""
+    return " ".join(["python", f"benchmarks/{script}", *map(without_places, arguments)])
 
 
 def without_places(text: str) -> str:

@@ -13,7 +13,7 @@ from etils import epath
 from common.given import Given, Part
 from common.machine import without_places
 from common.numbers import number
-from common.table import Claim, Report, scale_rows, verdict
+from common.table import Claim, Report, Verdict, scale_rows, verdict
 from common.table_2 import Setting, fallen_back, rows
 from memlaw_jax.analysis import (
     Methods,
@@ -31,6 +31,7 @@ from memlaw_jax.errors import UserError
 
 CONTROL = "control"
 RATES = "0.003,0.03"  # beside the 0.01 of the sweeps themselves
+EARLY, LATE = "memft-sw", "memft-ot"  # said to lead at low and at high ranks
 LONGER = "sft at twice the steps"
 
 
@@ -71,7 +72,8 @@ def report(given: Given, parts: Sequence[Part], setting: Setting) -> Report:
     places = [given.out / part.folder for part in parts if not part.folder.startswith(CONTROL)]
     frame = read_frame(places)
     found = compare_methods(frame)
-    whole = found if len(found.main) == 1 else compare_methods(_over_lengths(frame, setting.measure))
+    averaged = frame if len(found.main) == 1 else _over_lengths(frame, setting.measure)
+    whole = found if averaged is frame else compare_methods(averaged)
     figures, words = _curves(places, setting, place)
     sources = {"sources": [part.folder for part in parts]}
     details = {"methods": found.to_dict() | sources, "training_seconds": round(float(frame["seconds"].sum()))}
@@ -84,8 +86,8 @@ def report(given: Given, parts: Sequence[Part], setting: Setting) -> Report:
         details |= {"control": best.to_dict("records"), "control_words": said}
         table += "\n## Learning rate and compute, one seed\n\n" + "".join(f"- {line}\n" for line in said)
     return Report(
-        rows=[*scale_rows(frame, dict(setting.scale)), *rows(given, frame, setting)],
-        claims=[*_ahead(found, whole, setting), *_regimes(whole, setting)],
+        rows=[*scale_rows(frame, setting.scale), *rows(given, frame, setting)],
+        claims=[*_ahead(found, whole, setting), *_regimes(averaged, setting)],
         files=[
             write(place / "methods.md", table),
             *save(draw_methods(found, setting.task), place, "methods"),
@@ -120,7 +122,7 @@ def _ahead(found: Methods, whole: Methods, setting: Setting) -> list[Claim]:
             Claim(
                 claim=f"{name} recalls more than sft",
                 verdict=verdict(row["low"], row["high"], 0.0),
-                evidence=f"{setting.words[0].upper()}{setting.words[1:]}, method − sft: {told}",
+                evidence=f"{setting.words.capitalize()}, method − sft [95 % interval over seeds]: {told}",
             )
         )
     return claims
@@ -130,8 +132,7 @@ def _difference(row: Mapping[str, Any]) -> str:
     tally = f"{row['wins']} won, {row['ties']} tied, {row['losses']} lost of {row['pairs']} pairs of all ranks"
     if not row["ranks"]:
         return f"no rank in transition ({tally})."
-    ranks = ", ".join(map(str, row["ranks"]))
-    return f"{_points(row)} points over ranks {ranks} in transition, seeds: {row['seeds']} ({tally})."
+    return f"{_over(row)} ({tally})."
 
 
 def _points(row: Mapping[str, Any]) -> str:
@@ -139,22 +140,35 @@ def _points(row: Mapping[str, Any]) -> str:
     return number(100 * row["mean"], (100 * row["low"], 100 * row["high"]) if known else None)
 
 
-def _regimes(whole: Methods, setting: Setting) -> list[Claim]:
-    """Whether SW leads at the lower and OT at the higher ranks, by the intervals of SW − OT at single ranks."""
-    if not {whole.early, whole.late} <= set(setting.twins):
+def _regimes(runs: pd.DataFrame, setting: Setting) -> list[Claim]:
+    """Whether SW leads over the lower half of the ranks in transition and OT over the upper half.
+
+    By an interval over seeds for each half, so that no single rank is picked; a middle rank belongs to neither.
+    """
+    runs = runs[runs["method"].isin((EARLY, LATE))]
+    if not set(runs["method"]) == {EARLY, LATE} <= set(setting.twins):
         return []
-    rows = _of(whole.crossing, setting.measure)
-    sliding = [row["rank"] for row in rows if row["low"] > 0]
-    only = [row["rank"] for row in rows if row["high"] < 0]
-    both = bool(sliding and only)
-    told = "; ".join(f"rank {row['rank']}: {_points(row)}" for row in rows)
-    return [
-        Claim(
-            claim=f"{whole.early} leads at low ranks and {whole.late} at high ranks",
-            verdict="undecided" if not both else "holds" if max(sliding) < min(only) else "does not hold",
-            evidence=f"{whole.early} − {whole.late} in points, {told or 'not both were run'}.",
-        )
-    ]
+
+    def lead(ranks: Sequence[int]) -> dict[Any, Any]:
+        (row,) = _of(compare_methods(runs[runs["rank"].isin(ranks)], reference=LATE).pooled, setting.measure)
+        return row
+
+    ranks = lead(sorted(set(runs["rank"])))["ranks"]
+    half = len(ranks) // 2
+    found: Verdict = "undecided"
+    told = f"{len(ranks)} ranks in transition are too few."
+    if half:
+        low, high = lead(ranks[:half]), lead(ranks[-half:])
+        told = f"{EARLY} − {LATE} [95 % interval over seeds]: {_over(low)}; {_over(high)}."
+        if low["low"] > 0 and high["high"] < 0:
+            found = "holds"
+        elif low["high"] < 0 or high["low"] > 0:
+            found = "does not hold"
+    return [Claim(claim=f"{EARLY} leads at low ranks and {LATE} at high ranks", verdict=found, evidence=told)]
+
+
+def _over(row: Mapping[str, Any]) -> str:
+    return f"{_points(row)} points over ranks {', '.join(map(str, row['ranks']))} in transition, seeds: {row['seeds']}"
 
 
 def _of(table: pd.DataFrame, measure: str) -> list[dict[Any, Any]]:

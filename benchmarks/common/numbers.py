@@ -13,6 +13,7 @@ import yaml
 from scipy import stats
 
 HERE = Path(__file__).resolve().parents[1]
+SAME = 1e-12
 NAMES = {"qwen": "Qwen3-8B", "llama": "Llama-3.1-8B-Instruct"}
 
 
@@ -23,9 +24,12 @@ def paper() -> Any:
 
 
 def mean_interval(values: Iterable[float]) -> tuple[float, float | None]:
-    """Mean and half the width of its 95 % interval by Student's t over seeds; None with a single one."""
+    """Mean and half the width of its 95 % interval by Student's t over seeds.
+
+    None with a single one, and without any spread: equal outcomes of a coarse measure are no certainty.
+    """
     given = np.array([value for value in values if value is not None], float)
-    if len(given) < 2:
+    if len(given) < 2 or np.ptp(given) <= SAME:
         return float(given.mean()) if len(given) else math.nan, None
     half = stats.t.ppf(0.975, len(given) - 1) * stats.sem(given)
     return float(given.mean()), float(half)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from common.given import Given, Part
 from common.numbers import paper
+from memlaw_jax.errors import UserError
 
 
 def by_batch(given: Given, overrides: Sequence[str]) -> list[Part]:
@@ -26,4 +27,6 @@ def by_batch(given: Given, overrides: Sequence[str]) -> list[Part]:
             optim = dataclasses.replace(whole.optim, batch_size=step["size"])
             config = dataclasses.replace(whole, lengths=lengths, optim=optim)
             made.append(Part(folder=f"batch{step['size']}", config=config))
+    if not made:
+        raise UserError(f"lengths={list(whole.lengths)} names no length; give answer tokens, such as lengths=[1000].")
     return made

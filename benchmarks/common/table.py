@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import pandas as pd
 from etils import epath
 
+from common.numbers import paper as known
 from memlaw_jax.analysis.files import write
 
+INTERVALS = {
+    " ± ": "±: half of a 95 % interval by Student's t over seeds; none where all seeds are equal.",
+    " [": "[ ]: a 95 % interval over resampled cells.",
+}
 Verdict = Literal["holds", "does not hold", "undecided"]
 
 
@@ -50,8 +55,15 @@ def verdict(low: float, high: float, above: float) -> Verdict:
     return "holds" if low > above else "does not hold" if high < above else "undecided"
 
 
-def scale_rows(frame: pd.DataFrame, paper: dict[str, str]) -> list[Row]:
-    """How the scales differ: the first rows of every table."""
+def scale_rows(frame: pd.DataFrame, paper: Mapping[str, str]) -> list[Row]:
+    """How the scales differ: the first rows of every table. `paper` adds to what all of its runs have alike."""
+    said = known()["protocol"]
+    alike = {
+        "seeds": str(said["seed"]),
+        "protocol": "paper",
+        "dropout": str(said["dropout"]),
+        "precision of weights, adapter": f"adapter {said['adapter_dtype']}",
+    }
     ours = {
         "model": _shown(frame, "model"),
         "ranks": _shown(frame, "rank"),
@@ -59,9 +71,11 @@ def scale_rows(frame: pd.DataFrame, paper: dict[str, str]) -> list[Row]:
         "steps": _shown(frame, "steps"),
         "seeds": _shown(frame, "seed"),
         "protocol": _shown(frame, "protocol"),
+        "dropout": _shown(frame, "dropout"),
+        "precision of weights, adapter": _shown(frame, "precision"),
         "device": _shown(frame, "device"),
     }
-    return [Row(what=what, paper=paper.get(what, ""), ours=shown) for what, shown in ours.items()]
+    return [Row(what=what, paper={**alike, **paper}.get(what, ""), ours=shown) for what, shown in ours.items()]
 
 
 def _shown(frame: pd.DataFrame, column: str) -> str:
@@ -74,7 +88,7 @@ def _shown(frame: pd.DataFrame, column: str) -> str:
 
 def _words(value: Any) -> str:
     if isinstance(value, dict):
-        return " ".join(f"{part}" for part in value.values() if part)
+        return ", ".join(f"{part}" for part in value.values() if part)
     return str(value)
 
 
@@ -93,7 +107,8 @@ def markdown(rows: Sequence[Row], ours: str) -> str:
 def finish(place: epath.Path, told: dict[str, Any], found: Report) -> str:
     """Writes `table.md` and `result.json` into a folder; the words for a person."""
     scale = told["scale"]
-    parts = [*found.words, markdown(found.rows, f"ours, scale {scale}")]
+    table = markdown(found.rows, f"ours, scale {scale}")
+    parts = [*found.words, table, *(said for sign, said in INTERVALS.items() if sign in table)]
     if scale == "tiny":
         parts.insert(0, "Scale tiny shows that the script works and says nothing about the paper.")
     elif found.claims:

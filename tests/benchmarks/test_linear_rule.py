@@ -36,8 +36,8 @@ def verdicts(frame: pd.DataFrame) -> list[str]:
 def test_rows_have_both_shares_with_their_intervals_beside_the_papers():
     rows = linear_rule.rule_rows("bypass", runs(), None)
     assert [row.paper for row in rows] == ["83 / 19", "100 / 38", "95 / 34", "97 / 47"]
-    assert rows[0].ours == "30.0 ± 0.0 / 0.5 ± 0.0"
-    assert rows[3].ours == "71.0 ± 2.5 / 0.5 ± 0.0"  # t of 2 degrees of freedom, 4.303, times 0.01 / √3
+    assert rows[0].ours == "30.0 / 0.5"
+    assert rows[3].ours == "71.0 ± 2.5 / 0.5"  # t of 2 degrees of freedom, 4.303, times 0.01 / √3
 
 
 @pytest.mark.parametrize(("leads", "said"), [

@@ -23,6 +23,7 @@ SCRIPTS = (
     "linear_rule",
     "exact_scenarios",
 )
+PAPER = ("--scale", "paper", "--model", "Qwen/Qwen3-8B", "--hardware", "v5e-16")
 HARDWARE = sorted({path.name.split("_")[0] for path in TPU_CONFIGS.glob("*8b*.yaml")})
 
 
@@ -146,6 +147,7 @@ def test_the_papers_scale_runs_from_start_to_table(
         (["--model", "Qwen/Qwen3-8B"], "goes with --scale paper"),
         (["--report-only", "--out", "nothing/here"], "without --report-only first"),
         (["ranks=none"], "ranks"),
+        ([*PAPER, "lengths=[null]"], "names no length"),
         (["--pytorch", "nothing.csv", "--report-only", "--out", "nothing/here"], "nothing"),
         (["--wrong"], "unrecognized arguments"),
     ],
@@ -163,8 +165,33 @@ def test_a_dry_run_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     out = tmp_path / "dry"
     assert benchmark("law_phonebook").main(["--scale", "tiny", "--dry-run", "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert "9 cells" in said and "FLOPs" in said and "predicted, not measured" in said
+    assert "9 cells" in said and "PFLOP" in said and "predicted, not measured" in said
     assert not out.exists()
+
+
+def test_equal_sweeps_are_predicted_once(capsys: pytest.CaptureFixture[str]):
+    assert benchmark("memft_long_context").main(["--dry-run", "lengths=[12]", "ranks=[1]", "optim.steps=5"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("seed0, seed1, seed2, each:") and said.count("tokens ℓ") == 1
+    assert "All 3 sweeps: 9 cells" in said
+
+
+def test_a_ratio_is_not_overridden(capsys: pytest.CaptureFixture[str]):
+    assert benchmark("law_long_context").main(["--dry-run", "task.ratio=0.5"]) == 2
+    assert "choose with --ratios" in capsys.readouterr().err
+
+
+def test_a_run_that_is_not_finished_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from common.command import _tell
+    from common.given import Given
+
+    from memlaw_jax.cli.main import parse
+
+    made = benchmark("law_phonebook")
+    arguments = ["--scale", "tiny", "--out", str(tmp_path)]
+    _tell(Given(parse(made.parser(), arguments), "law_phonebook"))
+    assert made.main([*arguments, "--report-only"]) == 2
+    assert "book" in capsys.readouterr().err
 
 
 def test_the_papers_numbers_belong_together():
@@ -189,5 +216,5 @@ def test_a_verdict_is_by_the_interval():
     ]
     mean, half = mean_interval([0.1, 0.2, 0.3])
     assert mean == pytest.approx(0.2) and half == pytest.approx(4.302653 * 0.1 / 3**0.5)
-    assert mean_interval([0.5]) == (0.5, None)
+    assert mean_interval([0.5]) == (0.5, None) and mean_interval([1.0, 1.0, 1.0]) == (1.0, None)
     assert number(0.98765, (0.9, 1.0)) == "0.988 [0.9, 1]" and number(None) == "" and percent(0.5, 0.01) == "50.0 ± 1.0"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from common.machine import without_places
 from throughput import main
-from throughput_machine import without_places
 from throughput_table import paired, peak, summarise, table, target_lines, targets
 
 
