@@ -114,7 +114,8 @@ def rule_rows(adapter: str, frame: pd.DataFrame, torch: pd.DataFrame | None) -> 
     known = paper()["table_3"]
     return [
         Row(
-            what=f"{TITLES[adapter]}, rank {rank}, {method}: memory / generalisation, %",
+            section=f"memory / generalisation, %: {TITLES[adapter]}",
+            what=f"rank {rank}, {method}",
             paper=_known(known, int(rank), str(method)),
             ours=_shares(frame, int(rank), str(method)),
             pytorch="" if torch is None else _shares(torch, int(rank), str(method)),

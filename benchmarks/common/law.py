@@ -22,19 +22,22 @@ def law_rows(name: str, laws: Mapping[str, Law], known: Mapping[str, Any], torch
     dropped = sum(len(law.dropped) for law in laws.values())
     rows = [
         Row(
-            what=f"{name}: cells fitted (left out as saturated)",
+            section=name,
+            what="cells fitted (left out as saturated)",
             paper=str(known.get("points", "")),
             ours=f"{found.cells} ({dropped})",
             pytorch=f"{len(torch.used)} ({len(torch.dropped)})" if torch else "",
         ),
         Row(
-            what=f"{name}: R²",
+            section=name,
+            what="R²",
             paper=number(known.get("r2")),
             ours=number(found.r2, found.intervals["r2"]),
             pytorch=number(torch.r2) if torch else "",
         ),
         Row(
-            what=f"{name}: MAPE, %",
+            section=name,
+            what="MAPE, %",
             paper=number(known.get("mape")),
             ours=number(100 * found.mape),
             pytorch=number(100 * torch.mape) if torch else "",
@@ -43,7 +46,8 @@ def law_rows(name: str, laws: Mapping[str, Law], known: Mapping[str, Any], torch
     for key in ("alpha", "beta", "b", "C"):
         rows.append(
             Row(
-                what=f"{name}: {_SIGNS.get(key, key)}",
+                section=name,
+                what=_SIGNS.get(key, key),
                 paper=number(known.get(key)),
                 ours=number(getattr(found, key), found.intervals[key]),
                 pytorch=number(getattr(torch, key), torch.interval(key)) if torch else "",

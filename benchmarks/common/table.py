@@ -22,9 +22,10 @@ Verdict = Literal["holds", "does not hold", "undecided"]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One quantity; what is not known or not measured is empty."""
+    """One quantity; what is not known or not measured is empty. Rows of one `section` stand under its name."""
 
     what: str
+    section: str = ""
     paper: str = ""
     ours: str = ""
     pytorch: str = ""
@@ -94,14 +95,15 @@ def _words(value: Any) -> str:
 
 def markdown(rows: Sequence[Row], ours: str) -> str:
     """The table; without a PyTorch column where none of its cells is known."""
-    heads = ["", "paper", ours]
-    cells = [[row.what, row.paper, row.ours, row.pytorch] for row in rows]
-    if any(row.pytorch for row in rows):
-        heads.append("PyTorch run")
-    else:
-        cells = [line[:3] for line in cells]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    return "\n".join([*lines, *("| " + " | ".join(line) + " |" for line in cells)])
+    heads = ["", "paper", ours, *(["PyTorch run"] if any(row.pytorch for row in rows) else [])]
+    lines = [heads, ["---"] * len(heads)]
+    section = ""
+    for row in rows:
+        if row.section != section:
+            section = row.section
+            lines.append([f"**{section}**", *[""] * (len(heads) - 1)])
+        lines.append([row.what, row.paper, row.ours, row.pytorch][: len(heads)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def finish(place: epath.Path, told: dict[str, Any], found: Report) -> str:

@@ -54,7 +54,8 @@ def rows(given: Given, frame: pd.DataFrame, setting: Setting) -> list[Row]:
             theirs = known.get(setting.twins.get(method, ""))
             told = theirs[known["ranks"].index(rank)] if theirs and rank in known["ranks"] else None
             row = Row(
-                what=f"rank {rank}, {method}: {setting.words}, %{several}",
+                section=f"{setting.words}, %{several}",
+                what=f"rank {rank}, {method}",
                 paper=number(told),
                 ours=_percent(frame, setting.measure, rank, method, len(lengths)),
                 pytorch=_percent(torch, setting.measure, rank, setting.twins.get(method, "")),
@@ -65,7 +66,8 @@ def rows(given: Given, frame: pd.DataFrame, setting: Setting) -> list[Row]:
         for rank in sorted(set(map(int, ours["rank"]))):
             made += [
                 Row(
-                    what=f"ℓ = {length}, rank {rank}, {method}: {setting.words}, %",
+                    section=f"{setting.words}, %, ℓ = {length}",
+                    what=f"rank {rank}, {method}",
                     ours=_percent(ours, setting.measure, rank, method),
                     pytorch=_percent(theirs, setting.measure, rank, setting.twins.get(method, "")),
                 )

@@ -92,7 +92,7 @@ def test_the_same_command_trains_nothing_again(checkpoints: dict[str, Path], tmp
     torch.write_text("\n".join(["rank,length,loss_initial,loss_final", *lines]) + "\n")
     assert benchmark("law_phonebook").main([*arguments, "--report-only", "--pytorch", str(torch)]) == 0
     rows = {row["what"]: row["pytorch"] for row in json.loads((out / "result.json").read_text())["rows"]}
-    assert rows["phone book: R²"] == "1" and rows["phone book: α"].startswith("0.5 ")
+    assert rows["R²"] == "1" and rows["α"].startswith("0.5 ")
     assert "PyTorch run" in (out / "table.md").read_text() and "PyTorch run" not in table
 
 
