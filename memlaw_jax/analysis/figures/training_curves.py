@@ -35,7 +35,8 @@ def draw_training_curves(curves: pd.DataFrame, column: str = "loss") -> Figure:
 
     All that is given must be of one task and length. At most six ranks are shown, evenly chosen with the ends; the loss
     is on a logarithmic axis with a line at ln 2, the other columns in per cent. Where seeds have points at different
-    steps they are joined by straight lines first; a run that ended early counts on with its last point.
+    steps they are joined by straight lines first; a run that ended early counts on with its last point. Exact match of
+    mini-batches is a running mean over a tenth of the steps: each batch holds other samples.
 
     Raises `UserError` for another column, and for runs of several tasks or lengths, and for several of one method,
     rank and seed.
@@ -66,11 +67,17 @@ def draw_training_curves(curves: pd.DataFrame, column: str = "loss") -> Figure:
             style.grid(axes)
         (_nats if column == "loss" else _shares)(panels, shown[column])
         seeds = int(shown.groupby(["method", "rank"])["cell_id"].nunique().max())
-        made.suptitle(f"{title}: {_of(shown)}{_seeds(seeds)}", x=0.012, ha="left", fontsize=12.5)
+        made.suptitle(f"{title}: {_of(shown)}", x=0.012, ha="left", fontsize=12.5)
         entries = [Line2D([], [], label=style.plain(name), **look) for name, look in looks.items()]
         if seeds > 1:
             entries.append(Line2D([], [], color=style.MUTED, lw=0.8, alpha=0.6, label="a seed"))
-        made.legend(handles=entries, loc="outside lower center", ncols=len(entries), frameon=False, fontsize=9.5)
+        made.legend(
+            handles=entries,
+            loc="outside lower center",
+            ncols=len(entries) if len(entries) < 5 else 3,
+            frameon=False,
+            fontsize=9.5,
+        )
     return made
 
 
@@ -86,7 +93,10 @@ def _line(axes: Axes, mine: pd.DataFrame, column: str, look: dict[str, Any]) -> 
     runs = mine.pivot(index="step", columns="cell_id", values=column).interpolate(method="index")
     if runs.shape[1] > 1:
         axes.plot(runs.index, runs, color=look["color"], lw=0.7, alpha=0.35, zorder=3)
-    axes.plot(runs.index, runs.mean(axis=1), zorder=4, **look)
+    mean = runs.mean(axis=1)
+    if column == "exact_match" and not mine[column].isin((0, 1)).all():
+        mean = mean.rolling(max(1, len(mean) // 10), center=True, min_periods=1).mean()
+    axes.plot(mean.index, mean, zorder=4, **look)
 
 
 def _nats(panels: list[Axes], losses: pd.Series) -> None:
@@ -107,7 +117,3 @@ def _shares(panels: list[Axes], _: pd.Series) -> None:
 
 def _of(curves: pd.DataFrame) -> str:
     return f"{str(curves['task'].iloc[0]).replace('_', ' ')}, {curves['length'].iloc[0]} answer tokens"
-
-
-def _seeds(count: int) -> str:
-    return f", mean of {count} seeds" if count > 1 else ""
