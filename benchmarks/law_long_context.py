@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from common.command import Benchmark
 from common.given import TEXT, Given, Part
-from common.law import law_claims, law_files, law_rows
+from common.law import law_claims, law_files, law_rows, shared_claim, shared_rows
 from common.numbers import paper
 from common.table import Claim, Report, scale_rows
 
@@ -89,6 +89,8 @@ def report(given: Given, parts: Sequence[Part]) -> Report:
     if len(laws) > 1:
         rows += law_rows("combined", laws, table["combined"], None)
         claims += law_claims("all ratios combined", laws)
+        rows += shared_rows(laws)
+        claims.append(shared_claim(laws))
     if laws:
         written += save(draw_density(laws), given.out, "density")
         written += save(draw_exponents(laws, pool(laws)), given.out, "exponents")

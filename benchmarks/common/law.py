@@ -10,7 +10,7 @@ from etils import epath
 
 from common.numbers import number, paper
 from common.table import Claim, Row, verdict
-from memlaw_jax.analysis import Law, pool
+from memlaw_jax.analysis import Law, pool, share_exponents
 from memlaw_jax.analysis.figures import METRICS, draw_curves, draw_heat, save
 from memlaw_jax.analysis.files import folder
 from memlaw_jax.analysis.law.rivals_words import FEW, WEAK
@@ -56,6 +56,7 @@ def law_rows(name: str, laws: Mapping[str, Law], known: Mapping[str, Any], torch
     return rows
 
 
+REFUTED = 0.05
 _SIGNS = {"alpha": "α", "beta": "β"}
 
 
@@ -95,3 +96,24 @@ def law_files(frame: pd.DataFrame, law: Law, place: epath.Path, metric: str) -> 
     if shown.column in frame.columns and frame[shown.column].notna().any():
         written += save(draw_heat(frame, shown), place, f"heat_{metric}")
     return written
+
+
+def shared_rows(laws: Mapping[str, Law]) -> list[Row]:
+    """The fit of one α and β for all, with C and b of each."""
+    found = share_exponents(laws)
+    shown = {"R²": number(found.r2), "MAPE, %": number(100 * found.mape), "α": number(found.alpha)}
+    shown |= {"β": number(found.beta), "p of an F test against exponents of their own": number(found.p, digits=2)}
+    section = "one α and β for all, C and b of each ratio"
+    return [Row(section=section, what=what, ours=value) for what, value in shown.items()]
+
+
+def shared_claim(laws: Mapping[str, Law]) -> Claim:
+    """Whether the exponents depend on the data, by the F test at 5 %."""
+    found = share_exponents(laws)
+    fit = f"α = {number(found.alpha)}, β = {number(found.beta)} for {len(laws)} data sets, each with its own C and b"
+    return Claim(
+        claim="the exponents do not depend on the share of random tokens",
+        verdict="does not hold" if found.p < REFUTED else "undecided",
+        evidence=f"{fit}: R² {number(found.r2)}, MAPE {100 * found.mape:.2g} % over {found.cells} cells; that they "
+        f"are the same has p = {number(found.p, digits=2)} (F test; from {REFUTED} on they may be, which is no proof).",
+    )

@@ -29,7 +29,7 @@ from memlaw_jax.analysis.comparison import (
 )
 from memlaw_jax.analysis.curves import read_curves
 from memlaw_jax.analysis.frame import read_frame
-from memlaw_jax.analysis.law import Law, PooledLaw, describe, fit_law, pool
+from memlaw_jax.analysis.law import Law, PooledLaw, SharedExponents, describe, fit_law, pool, share_exponents
 from memlaw_jax.analysis.planning import (
     Plan,
     SweepDesign,
@@ -54,6 +54,7 @@ __all__ = [
     "Microscope",
     "Plan",
     "PooledLaw",
+    "SharedExponents",
     "SweepDesign",
     "Tokens",
     "best_rates",
@@ -83,6 +84,7 @@ __all__ = [
     "read_curves",
     "read_frame",
     "read_tokens",
+    "share_exponents",
     "write_report",
 ]
 

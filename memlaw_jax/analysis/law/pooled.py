@@ -1,4 +1,4 @@
-"""One law through the cells of several data sets, as the paper's Table 1 fits r0 to r100 combined."""
+"""One law, or one pair of exponents, for several data sets: the paper's Table 1 has r0 to r100 combined."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from scipy import optimize, stats
 
 from memlaw_jax.analysis.law.bootstrap import MAX_ROUNDS
 from memlaw_jax.analysis.law.law import Law
 from memlaw_jax.analysis.law.least_squares import estimate, unreferenced
 from memlaw_jax.analysis.law.problem import Problem
+from memlaw_jax.analysis.law.varpro import PARAMETERS
 from memlaw_jax.errors import UserError
 
 
@@ -32,6 +34,66 @@ class PooledLaw:
     r2: float
     mape: float
     intervals: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedExponents:
+    """ΔL = C · r^α · ℓ^(−β) + b with one α and one β for all data sets, and C and b of each.
+
+    `r2` and `mape` (a fraction) as in `PooledLaw`; `p` is that of an F test against exponents of each data set's own.
+    """
+
+    names: tuple[str, ...]
+    cells: int
+    alpha: float
+    beta: float
+    r2: float
+    mape: float
+    p: float
+
+
+def share_exponents(laws: Mapping[str, Law]) -> SharedExponents:
+    """Least squares over the cells that these laws, fitted by least squares, were fitted to; a minimum near theirs.
+
+    Raises:
+      UserError: fewer than two laws, or no more cells than parameters.
+    """
+    if len(laws) < 2:
+        raise UserError(f"{len(laws)} law has no exponents to share; give two or more")
+    sets = [
+        np.array([(cell.rank, cell.length, cell.delta, cell.runs_used) for cell in law.used]) for law in laws.values()
+    ]
+
+    def misses(exponents: Float[np.ndarray, " 2"]) -> list[Float[np.ndarray, " K"]]:
+        found = []
+        for rank, length, delta, runs in (one.T for one in sets):
+            z = np.exp(exponents[0] * np.log(rank / rank.mean()) - exponents[1] * np.log(length / length.mean()))
+            scaled = np.sqrt(runs)[:, None] * np.stack([z, np.ones_like(z)], axis=1)
+            c, b = np.linalg.lstsq(scaled, np.sqrt(runs) * delta, rcond=None)[0]
+            found.append(delta - c * z - b)
+        return found
+
+    def sse(parts: list[Float[np.ndarray, " K"]]) -> float:
+        return float(sum((one[:, 3] * part**2).sum() for one, part in zip(sets, parts, strict=True)))
+
+    start = [np.median([getattr(law, name) for law in laws.values()]) for name in ("alpha", "beta")]
+    options = {"xatol": 1e-7, "fatol": 1e-12, "maxiter": 2000}
+    best = optimize.minimize(lambda x: sse(misses(x)), start, method="Nelder-Mead", options=options)
+    own = sse([one[:, 2] - law.predict(one[:, 0], one[:, 1]) for one, law in zip(sets, laws.values(), strict=True)])
+    delta, miss = np.concatenate([one[:, 2] for one in sets]), np.concatenate(misses(best.x))
+    fewer, spare = 2 * (len(laws) - 1), len(delta) - PARAMETERS * len(laws)
+    if spare < 1:
+        raise UserError(f"{len(delta)} cells are too few for {len(laws)} laws; add cells")
+    ratio = max(0.0, best.fun - own) / fewer / (own / spare) if own else 0.0
+    return SharedExponents(
+        names=tuple(laws),
+        cells=len(delta),
+        alpha=float(best.x[0]),
+        beta=float(best.x[1]),
+        r2=float(1 - (miss**2).sum() / ((delta - delta.mean()) ** 2).sum()),
+        mape=float(np.abs(miss[delta != 0] / delta[delta != 0]).mean()),
+        p=float(stats.f.sf(ratio, fewer, spare)),
+    )
 
 
 def pool(laws: Mapping[str, Law], bootstrap: int = 400, seed: int = 0) -> PooledLaw:
