@@ -5,8 +5,8 @@ paper shows one example a scenario; ours are the files of `examples/exact_memory
 by MemFT-OT. Beside them a page of text, `examples/page.txt`, which is no scenario of the paper's.
 Hardware: `embedded`: any CPU; the results in the repository are from one core of an AMD EPYC. `paper`: the TPUs and
 GPUs of `tpu_configs/`, bfloat16, all records in a step, 400 steps (the paper does not say).
-Time: `embedded` about 40 minutes on one core (predicted); `paper`: see --dry-run.
-Expected: every scenario is recalled word for word at rank 8 or below, the page at rank 32 or 64.
+Time: `embedded` about 20 minutes of one core; `paper`: see --dry-run.
+Expected: every scenario is recalled word for word at rank 8 or below, the page at rank 32.
 Command:
 
     python benchmarks/exact_scenarios.py                                               # laptop

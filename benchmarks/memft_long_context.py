@@ -7,7 +7,7 @@ all methods alike. `--control` (one seed): are the leads a matter of the learnin
 at its best), and does SFT catch up with twice the steps?
 Hardware: `embedded`: any CPU; the results in the repository are from 2 cores of an AMD EPYC. `paper`: the TPUs and GPUs
 of `tpu_configs/`, bfloat16.
-Time: `embedded` about 15 minutes on one core, 10 more with `--control`; `paper`: see --dry-run.
+Time: `embedded` 20 minutes of one core, 10 more with `--control`; `paper`: see --dry-run.
 Expected (means of three seeds that differ much): at ℓ = 160 57 % of the tokens right by SW at rank 8 against 20 by OT
 and 5 by SFT, and 98 % by OT at rank 10 against 73 by SW and 63 by SFT.
 Command:

@@ -9,8 +9,8 @@ the adapter and the order for all methods alike. `--control` (one seed): are the
 (0.003, 0.01, 0.03, each method at its best), and does SFT catch up with twice the steps?
 Hardware: `embedded`: any CPU; the results in the repository are from 2 cores of an AMD EPYC. `paper`: the TPUs and GPUs
 of `tpu_configs/`, bfloat16, the paper's batch at each length.
-Time: `embedded` about 15 minutes on one core, 10 more with `--control`; `paper`: see --dry-run.
-Expected: at rank 8 exact match is 0.26 for SFT, 0.38 for OT, 0.62 for SW and 0.44 for the curriculum (one seed).
+Time: `embedded` 11 minutes of one core, 10 more with `--control`; `paper`: see --dry-run.
+Expected: at rank 8 exact match is 0.09 for SFT, 0.15 for OT, 0.32 for SW and 0.25 for the curriculum.
 Command:
 
     python benchmarks/memft_phonebook.py                                               # laptop
