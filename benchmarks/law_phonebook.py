@@ -5,8 +5,8 @@ batches; R² and MAPE as in Table 1, and the heat map of exact match.
 Hardware: `embedded`: any CPU; the results in the repository are from one core of an AMD EPYC. `paper`: the TPUs and
 GPUs of `tpu_configs/`, bfloat16, the paper's batch at each length.
 Time: `embedded` 16 minutes of one core; `paper`: see --dry-run (about 2 hours on a v5e-16, predicted).
-Expected: R² of 0.987, α about 0.93, β about 0.37; a form with curvature describes the cells better. No recall at rank 1;
-all of 20 numbers at rank 12, a quarter of 100 at rank 16.
+Expected: R² of 0.987, α about 0.93, β about 0.37; a form with curvature describes the cells better. No recall at rank
+1; all of 20 numbers at rank 12, a quarter of 100 at rank 16.
 Command:
 
     python benchmarks/law_phonebook.py                                                 # laptop
