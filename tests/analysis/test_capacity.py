@@ -302,10 +302,10 @@ def test_neither_the_order_of_the_rows_nor_another_method_changes_anything():
     [
         ("demo/results.jsonl", "sft", "stored"),
         ("phonebook/results.jsonl", "sft", "stored"),
-        ("memft/long_context.jsonl", "memft-ot", "stored"),
-        ("memft/phonebook.jsonl", "sft", "stored"),
-        ("linear_rule/results.jsonl", "sft", "heldout"),
-        ("phase_transition/float32/results.jsonl", "sft", "stored"),
+        ("memft_long_context/seed0/results.jsonl", "memft-ot", "stored"),
+        ("memft_phonebook/seed0/results.jsonl", "sft", "stored"),
+        ("linear_rule/bypass/seed0/results.jsonl", "sft", "heldout"),
+        ("phase_transition/float32/random/results.jsonl", "sft", "stored"),
     ],
 )
 def test_our_own_results(name, method, measure, tmp_path):
