@@ -10,7 +10,8 @@ GPUs of `tpu_configs/`, bfloat16, the bypass alone. The paper does not say how i
 their batches of 4 (Llama: 10), are those of its shortest phone books.
 Time: `embedded` about 25 minutes of one core; `paper`: see --dry-run.
 Expected: memory rises from 1 to about 80 % with rank, a little sooner with MemFT; the bypass generalises no better than
-a constant answer, adapters on all layers give a tenth of the unseen values, whatever the method. The paper's model recalls nearly all pairs at rank 1 and half of the unseen ones.
+a constant answer, adapters on all layers give a tenth of the unseen values, whatever the method. The paper's model
+recalls nearly all pairs at rank 1 and half of the unseen ones.
 Command:
 
     python benchmarks/linear_rule.py                                                   # laptop
