@@ -6,6 +6,7 @@ import os
 import platform
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -27,9 +28,10 @@ def hardware() -> dict[str, Any]:
 
 def _cpu() -> str:
     """The processor and how many of its cores may be used."""
-    with open("/proc/cpuinfo") as file:
-        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    cores = len(os.sched_getaffinity(0))
+    told = Path("/proc/cpuinfo")  # Linux only
+    lines = told.read_text().splitlines() if told.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return f"{cores} {'core' if cores == 1 else 'cores'} of {names[0] if names else platform.processor()}"
 
 

@@ -129,7 +129,7 @@ def pool(laws: Mapping[str, Law], bootstrap: int = 400, seed: int = 0) -> Pooled
         b=fit.offset,
         r2=float(1 - (miss**2).sum() / ((delta - delta.mean()) ** 2).sum()),
         mape=float(np.abs(miss[delta != 0] / delta[delta != 0]).mean()),
-        intervals=_intervals(problem, (fit.alpha, fit.beta), (rank_ref, length_ref), bootstrap, seed),
+        intervals=_intervals(problem, (rank_ref, length_ref), bootstrap, seed),
     )
 
 
@@ -137,7 +137,7 @@ _READ = ("rank", "length", "delta")
 
 
 def _intervals(
-    problem: Problem, warm: tuple[float, float], middle: tuple[float, float], bootstrap: int, seed: int
+    problem: Problem, middle: tuple[float, float], bootstrap: int, seed: int
 ) -> dict[str, tuple[float, float]]:
     """From resamples that identify a law; those that do not are drawn again."""
     if not bootstrap:
